@@ -1,0 +1,154 @@
+"""Goes in: nothing. Comes out: benchmarks/results/training.json: how fast we train, and how fast the others do.
+
+Each contender trains in a process of its own (so that its peak memory is its own), all in turn on the same machine, in
+several rounds of which the medians are kept. Tokens per CPU-second are the fair figure where other programs run too;
+the share of the peak is the model's arithmetic (model.hardware.flops_per_token) against the best matrix product of this
+machine, measured in the same process just before.
+
+    python benchmarks/training.py --rounds 3 --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from record_run import RESULTS, git, hardware
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    # layers, heads, width, context, vocabulary, rows of a batch
+    "6 x 384, vocabulary 65": (6, 6, 384, 256, 65, 12),
+    "6 x 384, vocabulary 32768": (6, 6, 384, 256, 32_768, 4),
+    "default shape, vocabulary 4096": (4, 4, 256, 256, 4096, 8),
+}
+WAYS = [("float32", False), ("bfloat16", False), ("bfloat16", True)]
+MEASURED_CPU_SECONDS = 5.0
+
+
+def measure(name: str, shape: str, precision: str, compiled: bool, optimizer: str, threads: int) -> dict[str, Any]:
+    """One contender, in this process."""
+    import torch
+    from peers import Shape, contender
+
+    from model.gpt import GPTConfig
+    from model.hardware import flops_per_token
+    from pipeline.training_plan import peak_resident_bytes
+
+    torch.set_num_threads(threads)
+    given = Shape(*SHAPES[shape])
+    peak = best_product(getattr(torch, precision))
+    one = contender(name, given, precision=precision, compiled=compiled, steps=1000, optimizer=optimizer)
+    tokens = torch.randint(0, given.vocab_size, (given.batch_size, given.context_length + 1))
+    ids, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    for _ in range(3):
+        one.step(ids, targets)
+    wall, cpu = [], []
+    while sum(cpu) < MEASURED_CPU_SECONDS * threads or len(cpu) < 5:
+        begun_wall, begun_cpu = time.perf_counter(), time.process_time()
+        one.step(ids, targets)
+        wall.append(time.perf_counter() - begun_wall)
+        cpu.append(time.process_time() - begun_cpu)
+    per_step = ids.numel()
+    config = GPTConfig(
+        vocab_size=given.vocab_size, context_length=given.context_length, n_layers=given.n_layers,
+        n_heads=given.n_heads, d_model=given.d_model, positions="learned", mlp="gelu", norm="layernorm",
+        qkv_bias=True, linear_bias=True,
+    )  # fmt: skip
+    per_cpu_second = per_step / statistics.median(cpu)
+    return {
+        "tokens_per_second": per_step / statistics.median(wall),
+        "tokens_per_cpu_second": per_cpu_second,
+        "peak_gflops_per_cpu_second": peak / 1e9,
+        "share_of_peak": flops_per_token(config) * per_cpu_second / peak,
+        "peak_memory_mb": peak_resident_bytes() / 1e6,
+    }
+
+
+def best_product(dtype: Any) -> float:
+    """FLOP per CPU-second of the best of many products of two large matrices, over two CPU-seconds."""
+    import torch
+
+    left, right = torch.randn(1024, 1024).to(dtype), torch.randn(1024, 1024).to(dtype)
+    seconds = []
+    while sum(seconds) < 2.0 or len(seconds) < 10:
+        begun = time.process_time()
+        left @ right
+        seconds.append(time.process_time() - begun)
+    return float(2 * 1024**3 / min(seconds))
+
+
+def main() -> None:
+    """Run every contender in every way, in turn, and write the medians down."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(*json.loads(arguments.one))))
+        return
+    contenders: list[tuple[str, str, bool, str]] = [
+        (name, precision, compiled, "adamw")
+        for name in ("homegrown", "nanogpt", "transformers", "litgpt")
+        for precision, compiled in WAYS
+        if precision != "float32" or name == "homegrown"  # half as fast as bfloat16, for everybody
+    ]
+    contenders.append(("homegrown", "bfloat16", False, "muon"))
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {shape: {} for shape in SHAPES}
+    for number in range(arguments.rounds):
+        for shape in SHAPES:
+            for name, precision, compiled, optimizer in contenders:
+                label = f"{name}, {precision}{', compiled' if compiled else ''}, {optimizer}"
+                one = json.dumps([name, shape, precision, compiled, optimizer, arguments.threads])
+                command = [sys.executable, __file__, "--one", one]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    print(f"{shape}: {label}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+                    continue
+                result = json.loads(done.stdout.strip().splitlines()[-1])
+                found[shape].setdefault(label, []).append(result)
+                print(f"{number} {shape}: {label}: {result['tokens_per_cpu_second']:.0f}", flush=True)
+    record = {
+        "command": "python benchmarks/training.py " + " ".join(sys.argv[1:]),
+        "commit": git("rev-parse", "HEAD"),
+        "hardware": hardware(),
+        "load_after": os.getloadavg()[0],
+        "rounds": arguments.rounds,
+        "threads": arguments.threads,
+        "shapes": {shape: summary(by_label) for shape, by_label in found.items()},
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / "training.json"
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(path)
+
+
+def summary(by_label: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians of each contender, and our best against the best of the others."""
+    medians = {
+        label: {key: round(statistics.median(r[key] for r in results), 4) for key in results[0]}
+        for label, results in by_label.items()
+    }
+    speed = {label: values["tokens_per_cpu_second"] for label, values in medians.items() if "muon" not in label}
+    ours = max((label for label in speed if label.startswith("homegrown")), key=speed.__getitem__)
+    theirs = max((label for label in speed if not label.startswith("homegrown")), key=speed.__getitem__)
+    leanest = min(values["peak_memory_mb"] for label, values in medians.items() if not label.startswith("homegrown"))
+    return {
+        "contenders": medians,
+        "best_of_ours": ours,
+        "best_of_theirs": theirs,
+        "times_as_fast": round(speed[ours] / speed[theirs], 3),
+        "memory_against_the_leanest_peer": round(medians[ours]["peak_memory_mb"] / leanest, 3),
+    }
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    main()

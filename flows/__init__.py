@@ -1,0 +1,1 @@
+"""Orchestration: Prefect runs DVC, DVC runs a stage. Nothing here knows what a token is."""

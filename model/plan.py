@@ -1,0 +1,143 @@
+"""A shape and a batch in, what training will take out: parameters, memory, floating-point operations. Arithmetic only.
+
+No tensor is made and torch is not needed, so a plan for a model of any size costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.gpt import GPTConfig
+
+FLOAT32 = 4
+PLAIN_ATTENTION_LIMIT = 1024
+"""model/gpt.py's: up to here a CPU keeps every attention weight."""
+LOGITS_PER_CHUNK = 1_048_576
+"""model/cross_entropy.py's."""
+CHUNK_COPIES = 4
+RUNTIME_BYTES = 150_000_000
+"""The default run's peak on a CPU was 421 MB above where it began, of which 268 are accounted for otherwise."""
+ALLOCATED = 1.1
+"""What the allocator takes for what is asked of it; fitted to measured peaks."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many parameters each part of a model has."""
+
+    token_embedding: int
+    position_embedding: int
+    attention: int
+    feed_forward: int
+    norms: int
+    head: int
+    """0 where it is the token embedding's matrix."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that training holds at its peak, by what they are for."""
+
+    weights: int
+    """float32, and a copy in bfloat16 where that computes."""
+    gradients: int
+    optimizer: int
+    activations: int
+    """What one forward pass keeps for its backward pass, and what that needs at its peak."""
+    loss: int
+    """A chunk of the logits, and the head's gradient while they are made."""
+    runtime: int
+    """What torch and oneDNN load when they first compute."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(vars(self).values())
+
+
+def parameters(config: GPTConfig) -> Parameters:
+    """The parameters by part; their sum is `config.parameter_count()`."""
+    c, L, D = config, config.n_layers, config.d_model
+    H, K, F = _sizes(config)
+    qkv = (D + c.qkv_bias) * (H + 2 * K)
+    output = (H + c.linear_bias) * D
+    matrices = 3 if c.mlp == "swiglu" else 2
+    inner_biases = (F * (matrices - 1) + D) * c.linear_bias
+    norm = 2 * D if c.norm == "layernorm" else D
+    head_norms = 2 * (H // c.n_heads) if c.qk_norm else 0
+    untied = c.n_classes or (0 if c.tied_head else c.vocab_size)
+    return Parameters(
+        token_embedding=c.vocab_size * D,
+        position_embedding=c.context_length * D if c.positions == "learned" else 0,
+        attention=L * (qkv + output),
+        feed_forward=L * (matrices * D * F + inner_biases),
+        norms=(2 * L + 1) * norm + L * head_norms,
+        head=untied * D,
+    )
+
+
+def training_flops_per_token(config: GPTConfig, context_length: int) -> int:
+    """Floating-point operations for one token, forward and backward.
+
+    As in PaLM's appendix B (Chowdhery et al., 2022): six for each weight that multiplies, and 12 · layers · width of
+    the heads · context for attention, causal or not. The embedding is looked up and costs nothing; the head multiplies.
+    """
+    parts = parameters(config)
+    head = parts.head or parts.token_embedding
+    heads_width, _, _ = _sizes(config)
+    return 6 * (parts.attention + parts.feed_forward + head) + 12 * config.n_layers * heads_width * context_length
+
+
+def training_memory(
+    config: GPTConfig, *, batch_size: int, context_length: int, bfloat16: bool, muon: bool, on_cpu: bool
+) -> Memory:
+    """Bytes at the peak of a training step, beyond those of a process that has loaded torch and computed nothing.
+
+    Measured peaks of seven shapes lay between 0.92 and 1.14 of it, `runtime` left out (one thread, torch 2.13);
+    tests/model/test_plan.py measures again.
+    """
+    parts = parameters(config)
+    D, T = config.d_model, context_length
+    H, K, F = _sizes(config)
+    M = batch_size * T
+    size = 2 if bfloat16 else FLOAT32
+    matrices = parts.attention + parts.feed_forward if muon else 0
+    # Kept by each block for each token: the stream twice and what each norm made of it (RMSNorm, on a CPU, in steps),
+    # queries, keys and values before and after rotation, what attention gave; the feed-forward's insides.
+    normed = 8 if config.norm == "rmsnorm" else 4
+    inner = 4 if config.mlp == "swiglu" else 2
+    rotated = H + K if config.positions == "rope" else H
+    kept = normed * D + (H + 2 * K) + rotated + H + inner * F
+    scores = config.n_heads * T if on_cpu and T <= PLAIN_ATTENTION_LIMIT else 0
+    block = M * (kept + scores) * size
+    # While one block goes backward, the gradients of its largest pieces exist beside them.
+    passing = M * max(3 * scores, 3 * F + 2 * D) * size
+    head = parts.head or parts.token_embedding
+    return Memory(
+        weights=parts.total * (FLOAT32 + (2 if bfloat16 else 0)),
+        gradients=parts.total * (FLOAT32 + (2 if bfloat16 else 0)),
+        optimizer=FLOAT32 * (2 * (parts.total - matrices) + matrices),
+        activations=round(ALLOCATED * (config.n_layers * block + passing + 4 * M * D * size)),
+        loss=CHUNK_COPIES * FLOAT32 * max(LOGITS_PER_CHUNK, 64 * config.vocab_size) + head * size,
+        runtime=RUNTIME_BYTES if on_cpu else 0,
+    )
+
+
+def checkpoint_bytes(config: GPTConfig, *, muon: bool) -> int:
+    """Bytes on disk of one checkpoint to resume from: float32 weights and the optimizer's state."""
+    parts = parameters(config)
+    matrices = parts.attention + parts.feed_forward if muon else 0
+    return FLOAT32 * (parts.total + 2 * (parts.total - matrices) + matrices)
+
+
+def _sizes(config: GPTConfig) -> tuple[int, int, int]:
+    """Width of all query heads, of all key heads, and of the feed-forward's inside."""
+    assert config.head_dim is not None and config.n_kv_heads is not None and config.d_ff is not None
+    return config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim, config.d_ff

@@ -1,0 +1,119 @@
+"""Goes in: batches of texts. Comes out: which of them nearly repeat one another.
+
+MinHash (Broder 1997) with banded locality-sensitive hashing, as FineWeb uses it (Penedo et al. 2024): 112
+hashes of the 5-grams of words, in 14 bands of 8. Two texts that share a fraction s of their 5-grams meet in some band
+with probability 1 - (1 - s^8)^14: 5 % at s = 0.5, 56 % at 0.7, 77 % at 0.75, 92 % at 0.8. Texts that meet are joined,
+and so are those joined to them: a cluster is a connected component.
+
+What is held of a text is the digest of each band, 112 bytes, whatever its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cleaning.words import Batch, mixed, ngram_hashes
+
+BANDS = 14
+HASHES_PER_BAND = 8
+WORDS_PER_SHINGLE = 5
+BYTES_PER_DOCUMENT = 8 * BANDS
+_SHINGLES_AT_ONCE = 1 << 16  # a hash of them fits in a core's own cache
+
+# Hash number i orders shingles by a_i · x + b_i modulo 2**64, a_i odd: a permutation of 64-bit numbers. The a_i and b_i
+# are mixed counters, not a generator's draws, so that no version of NumPy gives others.
+_NUMBERS = mixed(np.arange(1, 2 * BANDS * HASHES_PER_BAND + 1, dtype=np.uint64))
+_FACTORS, _TERMS = _NUMBERS[::2] | np.uint64(1), _NUMBERS[1::2]
+
+
+class NearDuplicates:
+    """The band digests of the texts met so far."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[np.uint64]] = []
+
+    def remember(self, bands_of_each: Sequence[bytes]) -> None:
+        """Take in the next texts, a row of `bands` as bytes for each."""
+        if bands_of_each:
+            self._parts.append(np.frombuffer(b"".join(bands_of_each), np.uint64).reshape(-1, BANDS))
+
+    def firsts(self) -> list[int]:
+        """For each text its place, or that of the first text of its cluster."""
+        if not self._parts:
+            return []
+        firsts: list[int] = clusters(np.concatenate(self._parts)).tolist()
+        return firsts
+
+
+def bands(batch: Batch) -> NDArray[np.uint64]:
+    """The digest of each band of each text's signature, of shape (documents, BANDS).
+
+    A text of fewer than five words is one shingle: it meets only those that have the same words.
+    """
+    hashes_W, bounds = batch.folded_hashes, batch.folded_words.bounds_D1
+    shingles_W = np.zeros(len(hashes_W), np.uint64)
+    whole = ngram_hashes(hashes_W, WORDS_PER_SHINGLE)
+    shingles_W[: len(whole)] = whole
+    counts_D = np.diff(bounds)
+    inside_W = np.arange(len(hashes_W)) + WORDS_PER_SHINGLE <= np.repeat(bounds[1:], counts_D)
+    short = np.flatnonzero((counts_D < WORDS_PER_SHINGLE) & (counts_D > 0))
+    for document in short:  # few words, few texts
+        first, last = bounds[document], bounds[document + 1]
+        shingles_W[first] = ngram_hashes(hashes_W[first:last], int(last - first))[0]
+        inside_W[first] = True
+    shingles = shingles_W[inside_W]
+    counts_D = np.where(counts_D >= WORDS_PER_SHINGLE, counts_D - WORDS_PER_SHINGLE + 1, np.minimum(counts_D, 1))
+    signatures = _minima(shingles, counts_D)
+    digests = np.zeros((len(counts_D), BANDS), np.uint64)
+    for band in range(BANDS):
+        columns = signatures[:, band * HASHES_PER_BAND : (band + 1) * HASHES_PER_BAND]
+        digest = np.zeros(len(counts_D), np.uint64)
+        for column in columns.T:
+            digest = ngram_hashes(np.concatenate((digest, column)).reshape(2, -1).T.ravel(), 2)[::2]
+        digests[:, band] = digest
+    # Nothing to compare: a text without a word is like no other, whatever its signature.
+    digests[counts_D == 0] = 0
+    return digests
+
+
+def _minima(shingles: NDArray[np.uint64], counts_D: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The least value of each hash over each text's shingles, of shape (documents, hashes)."""
+    signatures = np.full((len(counts_D), len(_FACTORS)), np.iinfo(np.uint64).max, np.uint64)
+    filled = np.flatnonzero(counts_D)
+    starts = (np.cumsum(counts_D) - counts_D)[filled]
+    ends = np.append(starts[1:], len(shingles))
+    first = 0
+    while first < len(filled):
+        last = max(first + 1, int(np.searchsorted(ends, starts[first] + _SHINGLES_AT_ONCE, "right")))
+        own = shingles[starts[first] : ends[last - 1]]
+        places = starts[first:last] - starts[first]
+        for number, (factor, term) in enumerate(zip(_FACTORS, _TERMS, strict=True)):
+            signatures[filled[first:last], number] = np.minimum.reduceat(own * factor + term, places)
+        first = last
+    return signatures
+
+
+def clusters(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """For each text, the first text of its cluster: itself, if it is like none before it. Order decides, nothing else.
+
+    `digests` is what `bands` gave for all texts, one after the other.
+    """
+    parents = list(range(len(digests)))
+
+    def root(text: int) -> int:
+        while parents[text] != text:
+            parents[text] = parents[parents[text]]
+            text = parents[text]
+        return text
+
+    for digests_of_band in digests.T:
+        order = np.argsort(digests_of_band, kind="stable")
+        ordered = digests_of_band[order]
+        alike = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0))
+        for one, other in zip(order[alike].tolist(), order[alike + 1].tolist(), strict=True):
+            first, second = sorted((root(one), root(other)))
+            parents[second] = first
+    return np.asarray([root(text) for text in range(len(digests))], np.int64)

@@ -1,0 +1,166 @@
+"""Goes in: a batch of texts. Comes out: how much of each repeats itself, by Gopher's thirteen rules.
+
+Rae et al. 2021, appendix A.1.1 and table A1. Words are what white space sets apart.
+
+n-grams are found by narrowing: an n-gram that occurs twice in a text begins with an (n-1)-gram that does. Each step
+looks only at the places the step before it left, which in prose are few after two or three.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cleaning.measures import Rule, numbers, share
+from pipeline.cleaning.words import Batch
+
+_HASH_BITS = 48  # 100,000 different words in one text meet by chance once in 56,000 texts
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The n-grams that occur more than once in their document. P places, G different n-grams, G in documents' order."""
+
+    n: int
+    places_P: NDArray[np.int64]
+    """Each occurrence's first word."""
+    ngrams_P: NDArray[np.int64]
+    """Which n-gram it is, from 0 to G - 1."""
+    firsts_G: NDArray[np.int64]
+    """The first occurrence of each."""
+    counts_G: NDArray[np.int64]
+
+
+class Repetition:
+    """The repeated n-grams of a batch, each length worked out once."""
+
+    def __init__(self, batch: Batch) -> None:
+        words = batch.words
+        self.documents_W = words.documents_W
+        self.n_documents = len(batch.texts)
+        self.characters_W1 = np.concatenate(([0], np.cumsum(words.ends_W - words.starts_W)))
+        n_words = len(self.documents_W)
+        low = batch.hashes & np.uint64((1 << _HASH_BITS) - 1)
+        keys = (self.documents_W.astype(np.uint64) << np.uint64(_HASH_BITS)) | low
+        self._found = {1: _repeats(1, np.arange(n_words), keys)}
+        self._word_W = np.full(n_words + 1, -1)  # which repeated word stands at a place, -1 for one that is not
+        self._word_W[self._found[1].places_P] = self._found[1].ngrams_P
+
+    def of(self, n: int) -> Repeats:
+        """The n-grams of n words that occur more than once in their document."""
+        if n not in self._found:
+            shorter = self.of(n - 1)
+            lasts_P = np.minimum(shorter.places_P + n - 1, len(self._word_W) - 1)
+            words_P = self._word_W[lasts_P]
+            possible = np.flatnonzero(words_P >= 0)
+            places = shorter.places_P[possible]
+            inside = self.documents_W[places] == self.documents_W[lasts_P[possible]]
+            possible, places = possible[inside], places[inside]
+            # An n-gram is its first n-1 words and its last: two numbers below 2**31, exactly.
+            keys = shorter.ngrams_P[possible] * (len(self._found[1].firsts_G) + 1) + words_P[possible]
+            self._found[n] = _repeats(n, places, keys)
+        return self._found[n]
+
+    def characters_of_most_frequent(self, n: int) -> NDArray[np.float64]:
+        """Characters of all occurrences of a document's most frequent n-gram, the first of equals; spaces counted."""
+        repeats = self.of(n)
+        characters_D = np.zeros(self.n_documents)
+        if len(repeats.firsts_G):
+            documents_G = self.documents_W[repeats.firsts_G]
+            order = np.lexsort((repeats.firsts_G, -repeats.counts_G, documents_G))
+            best = order[np.concatenate(([True], np.diff(documents_G[order]) > 0))]
+            firsts = repeats.firsts_G[best]
+            lengths = self.characters_W1[firsts + n] - self.characters_W1[firsts] + n - 1
+            characters_D[documents_G[best]] = lengths * repeats.counts_G[best]
+        return characters_D
+
+    def characters_repeated(self, n: int) -> NDArray[np.float64]:
+        """Characters of the words in n-grams that a document had before, each word once; spaces not counted."""
+        repeats = self.of(n)
+        n_words = len(self.documents_W)
+        later = repeats.places_P[repeats.places_P != repeats.firsts_G[repeats.ngrams_P]]
+        steps = np.bincount(later, minlength=n_words + 1) - np.bincount(later + n, minlength=n_words + 1)
+        covered_W = np.cumsum(steps)[:n_words] > 0
+        weights = np.diff(self.characters_W1) * covered_W
+        sums = np.bincount(self.documents_W, weights=weights, minlength=self.n_documents)
+        return sums.astype(np.float64)
+
+
+def _repeats(n: int, places: NDArray[np.int64], keys: NDArray[np.generic]) -> Repeats:
+    """What occurs more than once among keys; the keys' order is kept."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))) if len(keys) else order
+    counts = np.diff(np.append(starts, len(keys)))
+    kept = counts > 1
+    places_P = places[order[np.repeat(kept, counts)]]
+    counts_G = counts[kept]
+    starts_G = np.cumsum(counts_G) - counts_G
+    firsts_G = np.minimum.reduceat(places_P, starts_G) if len(counts_G) else counts_G
+    return Repeats(n, places_P, np.repeat(np.arange(len(counts_G)), counts_G), firsts_G, counts_G)
+
+
+_of_batch: WeakKeyDictionary[Batch, Repetition] = WeakKeyDictionary()
+
+
+def _repetition(batch: Batch) -> Repetition:
+    """The rules of one batch share what they find in it."""
+    if batch not in _of_batch:
+        _of_batch[batch] = Repetition(batch)
+    return _of_batch[batch]
+
+
+def _lengths(batch: Batch) -> NDArray[np.float64]:
+    return batch.lengths_D.astype(np.float64)
+
+
+def _top(batch: Batch, n: int) -> NDArray[np.float64]:
+    return share(_repetition(batch).characters_of_most_frequent(n), _lengths(batch))
+
+
+def _repeated(batch: Batch, n: int) -> NDArray[np.float64]:
+    return share(_repetition(batch).characters_repeated(n), _lengths(batch))
+
+
+def repeated_pieces(pieces: list[str]) -> tuple[int, int]:
+    """How many of the pieces were there before, and how many characters they have."""
+    if len(different := set(pieces)) == len(pieces):
+        return 0, 0
+    return len(pieces) - len(different), sum(map(len, pieces)) - sum(map(len, different))
+
+
+def _repeated_lines(batch: Batch) -> NDArray[np.float64]:
+    return share(numbers([repeated_pieces(p)[0] for p in batch.lines]), numbers([len(p) for p in batch.lines]))
+
+
+def _repeated_line_characters(batch: Batch) -> NDArray[np.float64]:
+    return share(numbers([repeated_pieces(p)[1] for p in batch.lines]), _lengths(batch))
+
+
+def _repeated_paragraphs(batch: Batch) -> NDArray[np.float64]:
+    counts = [repeated_pieces(pieces)[0] for pieces in batch.paragraphs]
+    return share(numbers(counts), numbers([len(pieces) for pieces in batch.paragraphs]))
+
+
+def _repeated_paragraph_characters(batch: Batch) -> NDArray[np.float64]:
+    return share(numbers([repeated_pieces(p)[1] for p in batch.paragraphs]), _lengths(batch))
+
+
+RULES = (
+    Rule("repeated-paragraphs", _repeated_paragraphs, "of paragraphs were there before", high=0.3),
+    Rule("repeated-paragraph-characters", _repeated_paragraph_characters, "of characters", high=0.2),
+    Rule("repeated-lines", _repeated_lines, "of lines were there before", high=0.3),
+    Rule("repeated-line-characters", _repeated_line_characters, "of characters", high=0.2),
+    *(
+        Rule(f"top-{n}-gram", partial(_top, n=n), "of characters", high=high)
+        for n, high in ((2, 0.20), (3, 0.18), (4, 0.16))
+    ),
+    *(
+        Rule(f"repeated-{n}-grams", partial(_repeated, n=n), "of characters", high=high)
+        for n, high in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
+    ),
+)

@@ -1,0 +1,131 @@
+"""Goes in: row groups of a file of documents. Comes out: their tokens, training and validation apart, as arrays.
+
+A row group is the unit of work wherever the work is done, so what comes out depends on the file alone: one process,
+many, or a cluster give the same arrays in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.cleaning.groups import read_groups
+from pipeline.encoder import Encoder
+from pipeline.errors import DataError, IntegrityError
+from pipeline.shards import TokenArray, token_type
+
+SPLITS = ("train", "validation")
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class DocumentTokens:
+    """Documents of one split, in order, encoded."""
+
+    ids: list[str]
+    """Their ids."""
+    sources: list[str]
+    """Where each came from."""
+    lengths: npt.NDArray[np.int64]
+    """Tokens of each, its end-of-text among them."""
+    tokens: TokenArray
+    """The tokens of all, one document after the other."""
+    n_bytes: int
+    """UTF-8 bytes of all."""
+    text_digests: bytes
+    """The sha256 of each text, 32 bytes apiece."""
+    note: str
+    """What there is to say about the encoder, if anything."""
+
+
+class GroupEncoder:
+    """Encodes one row group after another of a file."""
+
+    def __init__(self, documents: Path, ranks: Path, validation_fraction: float) -> None:
+        """Load the vocabulary once; it serves for every group."""
+        self._documents, self._fraction = documents, validation_fraction
+        self._groups = read_groups(documents.parent)
+        self._encoder = Encoder(ranks)
+        self._type = token_type(self._encoder.encoding.n_vocab)
+        self._end = np.array([self._encoder.encoding.eot_token], self._type)
+
+    def __call__(self, group: int) -> dict[str, DocumentTokens]:
+        """The tokens of a row group by split; IntegrityError if its pages are damaged."""
+        sides = {split: _Side() for split in SPLITS}
+        for document_id, source, text in _read_group(self._documents, group):
+            digest = hashlib.sha256(text).digest()
+            try:
+                ids = self._encoder(text)
+            except DataError as error:
+                raise DataError(f"tokenize: document {document_id}: {error}") from error
+            side = sides[split_of_digest(self._groups.get(document_id, digest), self._fraction)]
+            side.ids.append(document_id)
+            side.sources.append(source)
+            side.parts += (ids.astype(self._type), self._end)
+            side.n_bytes += len(text)
+            side.digests += digest
+        return {split: self._joined(side) for split, side in sides.items()}
+
+    def _joined(self, side: _Side) -> DocumentTokens:
+        return DocumentTokens(
+            ids=side.ids,
+            sources=side.sources,
+            lengths=np.array([len(part) + 1 for part in side.parts[::2]], np.int64),
+            tokens=np.concatenate([*side.parts, np.zeros(0, self._type)]),
+            n_bytes=side.n_bytes,
+            text_digests=bytes(side.digests),
+            note=self._encoder.note,
+        )
+
+
+@dataclass
+class _Side:
+    """What has been found for one split so far."""
+
+    ids: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    parts: list[TokenArray] = field(default_factory=list)
+    n_bytes: int = 0
+    digests: bytearray = field(default_factory=bytearray)
+
+
+def count_groups(documents: Path) -> int:
+    """Row groups of a file of documents."""
+    return int(pq.read_metadata(documents).num_row_groups)
+
+
+def split_of(text: str, validation_fraction: float) -> str:
+    """The split of a document: a pure function of its text, so that more documents never move this one."""
+    return split_of_digest(hashlib.sha256(text.encode()).digest(), validation_fraction)
+
+
+def split_of_digest(digest: bytes, validation_fraction: float) -> str:
+    """The split of the document whose text, or the text of whose group of near-duplicates, has this sha256."""
+    return "validation" if int.from_bytes(digest[:8]) / 2**64 < validation_fraction else "train"
+
+
+def _read_group(path: Path, group: int) -> Iterator[tuple[str, str, bytes]]:
+    """Id, source and text of each row; the text is never made a string."""
+    rows = 0
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            columns = ["id", "source", "text"]
+            for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False):
+                rows += len(batch)
+                texts = batch.column("text").cast(pa.large_binary())
+                yield from zip(
+                    batch.column("id").to_pylist(), batch.column("source").to_pylist(), texts.to_pylist(), strict=True
+                )
+            expected = file.metadata.row_group(group).num_rows
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise IntegrityError(f"{path}: row group {group} is damaged; run the stage that makes it again") from error
+    # A damaged page header has no checksum, and makes the page look like the end.
+    if rows != expected:
+        raise IntegrityError(f"{path}: row group {group} has {rows:,} rows, {expected:,} were written")

@@ -1,0 +1,272 @@
+"""The records that flow through the pipeline, and the Parquet files that hold them.
+
+Goes in: records, in order. Comes out: the same records, in the same order, whatever the batch size.
+Files carry page checksums and are read with verification: a flipped bit is an error, never another text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import DataError, IntegrityError
+
+ROWS_PER_GROUP = 4096
+
+
+def _identity(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text to learn from, and where it came from. `id` is the sha256 of source, name and text as it was ingested.
+
+    `origin` says in words where its source was got, or nothing.
+    """
+
+    id: str
+    source: str
+    name: str
+    licence: str
+    origin: str
+    text: str
+
+    @classmethod
+    def of(cls, *, source: str, name: str, licence: str, text: str, origin: str = "") -> Document:
+        """A document with its id worked out."""
+        return cls(_identity(source, name, text), source, name, licence, origin, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A text with its class. `dataset` is the source it came from, as in every kind of example."""
+
+    id: str
+    dataset: str
+    split: str
+    label: str
+    text: str
+
+    @classmethod
+    def of(cls, *, dataset: str, split: str, label: str, text: str) -> Message:
+        """A message with its id worked out."""
+        return cls(_identity(split, label, text), dataset, split, label, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """A task and the response to learn; `input` is what the task is about, or empty."""
+
+    id: str
+    dataset: str
+    split: str
+    instruction: str
+    input: str
+    response: str
+
+    @classmethod
+    def of(cls, *, dataset: str, split: str, instruction: str, input: str, response: str) -> Instruction:
+        """An instruction with its id worked out."""
+        return cls(_identity(split, instruction, input, response), dataset, split, instruction, input, response)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns of a talk: `messages` is a JSON list of {"role": system, user, assistant or tool, "content": …}."""
+
+    id: str
+    dataset: str
+    split: str
+    messages: str
+
+    @classmethod
+    def of(cls, *, dataset: str, split: str, messages: str) -> Conversation:
+        """A conversation with its id worked out."""
+        return cls(_identity(split, messages), dataset, split, messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A sentence in two languages."""
+
+    id: str
+    dataset: str
+    split: str
+    source_language: str
+    target_language: str
+    source: str
+    target: str
+
+    @classmethod
+    def of(
+        cls, *, dataset: str, split: str, source_language: str, target_language: str, source: str, target: str
+    ) -> Translation:
+        """A translation with its id worked out."""
+        identity = _identity(split, source_language, target_language, source, target)
+        return cls(identity, dataset, split, source_language, target_language, source, target)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, the passage that holds the answer (or nothing), and the answer."""
+
+    id: str
+    dataset: str
+    split: str
+    question: str
+    passage: str
+    answer: str
+
+    @classmethod
+    def of(cls, *, dataset: str, split: str, question: str, passage: str, answer: str) -> Question:
+        """A question with its id worked out."""
+        return cls(_identity(split, question, passage, answer), dataset, split, question, passage, answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A prompt and two responses, of which people liked the first better."""
+
+    id: str
+    dataset: str
+    split: str
+    prompt: str
+    chosen: str
+    rejected: str
+
+    @classmethod
+    def of(cls, *, dataset: str, split: str, prompt: str, chosen: str, rejected: str) -> Preference:
+        """A preference with its id worked out."""
+        return cls(_identity(split, prompt, chosen, rejected), dataset, split, prompt, chosen, rejected)
+
+
+class Record(Protocol):
+    """Any of the record types above: a dataclass whose fields are all strings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def id(self) -> str:
+        """The sha256 of what the record says."""
+
+
+# Every kind of record by the name of its file (`instructions.parquet`), in the order in which stages take them.
+KINDS: dict[str, type[Record]] = {
+    "documents": Document,
+    "messages": Message,
+    "instructions": Instruction,
+    "conversations": Conversation,
+    "translations": Translation,
+    "questions": Question,
+    "preferences": Preference,
+}
+
+# What a model would learn from a record, whatever its source, name or split: rules look at these fields, and a repeated
+# or an erased record is known by them.
+LEARNED: dict[type[Record], tuple[str, ...]] = {
+    Document: ("text",),
+    Message: ("text",),
+    Instruction: ("instruction", "input", "response"),
+    Conversation: ("messages",),
+    Translation: ("source", "target"),
+    Question: ("question", "passage", "answer"),
+    Preference: ("prompt", "chosen", "rejected"),
+}
+
+R = TypeVar("R", bound=Record)
+
+
+def learned_texts(record: Record) -> list[str]:
+    """The texts of a record that a model would learn from."""
+    return [getattr(record, name) for name in LEARNED[type(record)]]
+
+
+def write_records(records: Iterable[R], kind: type[R], path: Path) -> int:
+    """Write records to one Parquet file in order, a row group at a time; the count of them comes back."""
+    schema = _schema(kind)
+    rows = 0
+    source = iter(records)
+    with _writer(path, schema) as writer:
+        while group := list(itertools.islice(source, ROWS_PER_GROUP)):
+            columns = [pa.array([getattr(r, name) for r in group], pa.large_string()) for name in schema.names]
+            writer.write_table(pa.table(columns, schema=schema))
+            rows += len(group)
+    return rows
+
+
+def write_batches(batches: Iterable[pa.RecordBatch], kind: type[R], path: Path) -> int:
+    """The same file of the same records, where they are columns already and need not become objects."""
+    schema = _schema(kind)
+    rows = waiting_rows = 0
+    waiting: list[pa.Table] = []
+    with _writer(path, schema) as writer:
+        for batch in batches:
+            waiting.append(pa.Table.from_batches([batch]).cast(schema))
+            waiting_rows += len(batch)
+            while waiting_rows >= ROWS_PER_GROUP:
+                table = pa.concat_tables(waiting)
+                writer.write_table(table.slice(0, ROWS_PER_GROUP).combine_chunks())
+                waiting = [table.slice(ROWS_PER_GROUP)]
+                waiting_rows -= ROWS_PER_GROUP
+                rows += ROWS_PER_GROUP
+        if waiting_rows:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
+    return rows + waiting_rows
+
+
+def _schema(kind: type[R]) -> pa.Schema:
+    return pa.schema([pa.field(f.name, pa.large_string(), nullable=False) for f in fields(kind)])
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True, store_schema=False)
+
+
+def read_records(path: Path, kind: type[R]) -> Iterator[R]:
+    """The records of a Parquet file in order, holding one row group at a time; IntegrityError if a page is damaged."""
+    for batch in read_batches(path, kind):
+        yield from records_of(batch, kind)
+
+
+def records_of(batch: pa.RecordBatch, kind: type[R]) -> Iterator[R]:
+    """The records of a batch of `read_batches`."""
+    return itertools.starmap(kind, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+
+
+def read_batches(path: Path, kind: type[R]) -> Iterator[pa.RecordBatch]:
+    """The same as columns, in the order of the kind's fields, for who needs no objects."""
+    names = [f.name for f in fields(kind)]
+    problem = f"{path}: not a readable Parquet file of {kind.__name__} records"
+    rows = 0
+    try:
+        # With pre_buffer, which is the default, pyarrow holds the whole compressed file until the last row is read.
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+            found = {field.name: field.type for field in file.schema_arrow}
+            missing = [name for name in names if name not in found]
+            if missing and found.keys() < set(names):  # with another name in its place, that is damage
+                raise DataError(f"{path}: has no column {', '.join(missing)}; run the stage that makes it again")
+            if found != dict.fromkeys(names, pa.string()):
+                raise IntegrityError(f"{problem}: its columns are not {', '.join(names)}")
+            for batch in file.iter_batches(ROWS_PER_GROUP, columns=names):
+                # A damaged header can pass text off as whole that is not UTF-8.
+                batch.validate(full=True)
+                rows += len(batch)
+                yield batch.select(names)
+            metadata = file.metadata
+            in_groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        # With an errno it is the machine that failed, not the bytes: no descriptor left, say.
+        if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+            raise
+        raise IntegrityError(problem) from error
+    # A damaged page header has no checksum, and makes the page look like the file's end.
+    if not rows == metadata.num_rows == in_groups:
+        raise IntegrityError(f"{problem}: {rows:,} rows found, {metadata.num_rows:,} written")

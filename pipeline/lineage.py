@@ -1,0 +1,60 @@
+"""Goes in: an artefact. Comes out: its ancestors, each found by digest, back to the documents; and which code ran."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+from pipeline import manifest
+from pipeline.digests import digest_of
+from pipeline.errors import IntegrityError
+
+DATA = Path("data")
+CODE = (Path("pipeline"), Path("model"))
+
+
+def ancestors(folder: Path, data: Path = DATA) -> dict[str, str]:
+    """Kind and place of every artefact that this one was made from → digest; a digest that no folder has is kept too.
+
+    Nothing is taken on trust: a folder counts as an ancestor only if its manifest has the digest that was recorded.
+    """
+    here = {}
+    for path in sorted(data.rglob(manifest.MANIFEST)):
+        try:
+            found = manifest.read(path.parent)
+        except IntegrityError:
+            continue  # not one of ours: a file of that name among the user's data, say
+        here[found.digest] = (path.parent, found)
+    lineage: dict[str, str] = {}
+    waiting = [manifest.read(folder)]
+    while waiting:
+        for name, digest in sorted(waiting.pop().inputs.items()):
+            if digest not in here:
+                lineage[f"{name} - not here"] = digest
+                continue
+            path, found = here[digest]
+            place = path.relative_to(data).as_posix()
+            if place not in lineage:
+                lineage[place] = digest
+                waiting.append(found)
+    return dict(sorted(lineage.items()))
+
+
+def code_digest(folders: tuple[Path, ...] = CODE) -> str:
+    """One digest of every Python file that decides results."""
+    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    return digest_of({file.as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
+
+
+def commit_id() -> tuple[str, bool]:
+    """The commit that is checked out, and whether tracked files differ from it; ("none", True) outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit, bool(_git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "none", True
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,192 @@
+"""Goes in: digests of inputs, and a way to work out what is not known yet. Comes out: values, remembered for next time.
+
+A memo spares work and decides nothing: a value is a pure function of its input's digest and of the memo's key, so a
+stage writes the same bytes with it, without it, or with half of it. It lies in data/scratch, which git and DVC ignore,
+and may be deleted at any time. Segments are artefacts, so one that is torn or altered is found by its digest and left
+out. Values that a run did not ask for are dropped when it ends: the memo grows no larger than the corpus, and nothing
+that was erased stays in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import distributions
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import manifest
+from pipeline.digests import digest_of
+from pipeline.errors import HomegrownError
+
+FOLDER = Path("data/scratch/memo")
+DIGEST_BYTES = 32
+# Each run adds one segment for what is new; this many are looked through quickly, then they become one.
+_SEGMENTS = 8
+_DIGESTS, _PLACES, _VALUES = "digests.npy", "places.npy", "values.bin"
+
+Compute = Callable[[list[int]], Sequence[bytes]]
+Bytes = npt.NDArray[np.uint8]
+
+
+class _Segment:
+    """Digests in order, and where in the file each one's value lies; what was asked for is marked as used."""
+
+    def __init__(self, folder: Path) -> None:
+        manifest.verify(folder)
+        self.folder = folder
+        self.digests: Bytes = np.load(folder / _DIGESTS, mmap_mode="r")
+        self._heads = _heads(self.digests)
+        self._places: npt.NDArray[np.int64] = np.load(folder / _PLACES)
+        values = folder / _VALUES
+        # As memory, not as an array: a slice of it costs a tenth as much, and there is one for each value.
+        self._values = np.memmap(values, np.uint8, "r").data if values.stat().st_size else memoryview(b"")
+        self.used = np.zeros(len(self.digests), bool)
+
+    def find(self, wanted: Bytes) -> npt.NDArray[np.int64]:
+        """The position of each digest, -1 where it is not here."""
+        if not len(self.digests):
+            return np.full(len(wanted), -1, np.int64)
+        at = np.minimum(np.searchsorted(self._heads, _heads(wanted)), len(self.digests) - 1)
+        # The first eight bytes lead to the place; all thirty-two must agree.
+        return np.where((self.digests[at] == wanted).all(axis=1), at, -1)
+
+    def values(self, positions: npt.NDArray[np.int64]) -> list[bytes]:
+        """The values there."""
+        return [self._values[start:end].tobytes() for start, end in self._places[positions].tolist()]
+
+
+@dataclass
+class Memo:
+    """What earlier runs worked out under one key, open for one run. Made by `open_memo`."""
+
+    segments: list[_Segment]
+    _file: Any
+    _digests: list[bytes] = field(default_factory=list)
+    _lengths: list[int] = field(default_factory=list)
+    _forgotten: set[bytes] = field(default_factory=set)
+    hits: int = 0
+    misses: int = 0
+
+    def values(self, digests: Sequence[bytes], compute: Compute) -> list[bytes]:
+        """A value for each digest, in order; `compute` gets the positions of those that are not known."""
+        if not digests:
+            return []
+        wanted = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+        found: list[bytes | None] = [None] * len(digests)
+        for segment in self.segments:
+            at = segment.find(wanted)
+            [known] = np.nonzero(at >= 0)
+            segment.used[at[known]] = True
+            for position, value in zip(known.tolist(), segment.values(at[known]), strict=True):
+                found[position] = value
+        missing = [position for position, value in enumerate(found) if value is None]
+        fresh = compute(missing) if missing else []
+        if len(fresh) != len(missing):
+            raise AssertionError(f"memo: {len(missing)} values asked for, {len(fresh)} worked out")
+        for position, value in zip(missing, fresh, strict=True):
+            found[position] = value
+            self.add(digests[position], value)
+        self.hits += len(digests) - len(missing)
+        self.misses += len(missing)
+        return [value for value in found if value is not None]
+
+    def add(self, digest: bytes, value: bytes) -> None:
+        """Keep one value for the next run."""
+        self._file.write(value)
+        self._digests.append(digest)
+        self._lengths.append(len(value))
+
+    def forget(self, value: bytes) -> None:
+        """Keep this value no longer, under whatever digest it stands."""
+        self._forgotten.add(value)
+
+    def drop_forgotten(self) -> None:
+        """Unmark in every segment, and blank in the new one, what must not be kept."""
+        if not self._forgotten:
+            return
+        for segment in self.segments:
+            used = np.flatnonzero(segment.used)
+            segment.used[used] = [value not in self._forgotten for value in segment.values(used)]
+        start = 0
+        for position, length in enumerate(self._lengths):
+            self._file.seek(start)
+            if self._file.read(length) in self._forgotten:
+                self._file.seek(start)
+                self._file.write(bytes(length))
+                self._digests[position] = b""
+            start += length
+        self._file.seek(start)
+
+    def write_index(self, folder: Path) -> None:
+        """Write the digests of what was added and not forgotten, sorted, each once, and where its value lies."""
+        ends = np.cumsum(np.asarray(self._lengths, np.int64))
+        places = np.stack([ends - np.asarray(self._lengths, np.int64), ends], axis=1)
+        last = {digest: position for position, digest in enumerate(self._digests) if digest}
+        order = np.array([last[digest] for digest in sorted(last)], np.int64)
+        np.save(folder / _DIGESTS, np.frombuffer(b"".join(sorted(last)), np.uint8).reshape(-1, DIGEST_BYTES))
+        np.save(folder / _PLACES, places[order])
+
+
+def code_digest(*modules: ModuleType, libraries: Iterable[str] = ()) -> str:
+    """One digest of all code that works values out, for a key: edited code is never believed, nor another version's.
+
+    `libraries` are the packages that the modules call on; one that is not installed counts as such.
+    """
+    code = {m.__name__: hashlib.sha256(Path(str(m.__file__)).read_bytes()).hexdigest() for m in modules}
+    versions = {name: [d.version for d in distributions(name=name)] for name in (*libraries, "numpy")}
+    return digest_of({"python": sys.version, "code": code, "libraries": versions})
+
+
+@contextmanager
+def open_memo(name: str, key: Any, folder: Path = FOLDER) -> Iterator[Memo]:
+    """The memo `name` under `key`, plain values that name everything besides the input that decides a value.
+
+    What is new is kept if the block ends well. Memos of the same name under other keys are removed: the results that
+    they served are not wanted any more.
+    """
+    place = folder / name / digest_of(key)[:32]
+    for other in place.parent.glob("*") if place.parent.is_dir() else ():
+        if other != place:
+            shutil.rmtree(other, ignore_errors=True)
+    segments = [segment for path in sorted(place.glob("segment-*")) if (segment := _opened(path))]
+    number = 1 + max((int(segment.folder.name.removeprefix("segment-")) for segment in segments), default=-1)
+    with manifest.commit(place / f"segment-{number:06d}", "memo", params={"name": name}) as draft:
+        with (draft.path / _VALUES).open("w+b") as file:
+            memo = Memo(segments, file)
+            yield memo
+            memo.drop_forgotten()
+            everything = len(segments) >= _SEGMENTS
+            replaced = [segment for segment in segments if everything or not segment.used.all()]
+            for segment in replaced:
+                used = np.flatnonzero(segment.used)
+                for digest, value in zip(segment.digests[used], segment.values(used), strict=True):
+                    memo.add(digest.tobytes(), value)
+        memo.write_index(draft.path)
+    # After a kill here a value stands in two segments, which is harmless, and what nobody asked for goes next time.
+    for segment in replaced:
+        shutil.rmtree(segment.folder, ignore_errors=True)
+    if not memo.misses and not replaced:
+        shutil.rmtree(place / f"segment-{number:06d}", ignore_errors=True)
+
+
+def _opened(path: Path) -> _Segment | None:
+    """A segment, or None and nothing left of it if it is not what its digests promise."""
+    try:
+        return _Segment(path)
+    except (HomegrownError, OSError, ValueError, IndexError):
+        shutil.rmtree(path, ignore_errors=True)
+        return None
+
+
+def _heads(digests: Bytes) -> npt.NDArray[np.uint64]:
+    """The first eight bytes of each digest as a number."""
+    return np.ascontiguousarray(digests[:, :8]).view(">u8").ravel().astype(np.uint64)

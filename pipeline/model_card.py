@@ -1,0 +1,65 @@
+"""Goes in: what is known of a model. Comes out: its card in Markdown, the same text for the same model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.manifest import Manifest
+
+_PURPOSE = {
+    "language-model": "It continues text in the manner of the documents it was trained on.",
+    "instructions": "It answers short instructions of the kinds it was fine-tuned on.",
+    "preferences": "It answers in the way that people preferred of two.",
+    "classification": "It sorts a message into one of: {labels}.",
+}
+
+
+def render(
+    description: dict[str, Any],
+    checkpoint: Manifest,
+    tokens: Manifest,
+    metrics: dict[str, Any],
+    samples: list[dict[str, str]],
+) -> str:
+    """The card: what the model is, how it scored and on what, what it was made of, how to use it, what to beware of."""
+    name, task = description["name"], description["task"]
+    facts = tokens.facts
+    purpose = _PURPOSE[task].format(labels=", ".join(description["labels"]))
+    figures = {k: v for k, v in metrics.items() if isinstance(v, float)}
+    lines = [
+        f"# {name}",
+        "",
+        f"A decoder of {checkpoint.facts['n_parameters']:,} parameters with a vocabulary of {facts['vocab_size']:,}. "
+        + purpose,
+        "",
+        "## Figures",
+        "",
+        f"On {metrics['n']:,} held-out {'tokens' if task == 'language-model' else 'test examples'}, "
+        f"data `{metrics['data'][:16]}`:",
+        "",
+        "| Metric | Value |",
+        "|---|---|",
+        *(f"| {key} | {value:.4f} |" for key, value in figures.items()),
+        "",
+        "## Made of",
+        "",
+        f"- text: {facts['n_documents']['train']:,} documents, {facts['n_bytes']['train']:,} bytes, "
+        f"{facts['n_tokens']['train']:,} tokens; {facts['n_documents']['validation']:,} documents were held out",
+        f"- documents `{tokens.inputs['documents'][:16]}`",
+        f"- tokens `{tokens.digest[:16]}`",
+        f"- checkpoint `{checkpoint.digest[:16]}`",
+        "",
+        "## Samples",
+        "",
+    ]
+    for sample in samples[:4]:
+        lines += ["```text", sample["prompt"] + ("" if task == "language-model" else " → ") + sample["response"], "```"]
+    lines += [
+        "",
+        "## Beware",
+        "",
+        "A model of this size states falsehoods fluently and may repeat its training text. Its scores hold for data "
+        "like that it was tested on. Check its licence against those of its documents before you pass it on.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,383 @@
+"""Goes in: params.yaml. Comes out: a stage's frozen dataclass of parameters, or one line that says what is wrong.
+
+The base sections are the small run. `preset` names the entry of `presets` whose differences are laid over them; a
+preset names every stage, because DVC tracks `presets.NAME.STAGE` and refuses a key that is not there. Unknown keys are
+refused with the nearest known one, so that a typo never trains a model with a default nobody meant.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import importlib
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import ConfigurationError
+
+PARAMS_FILE = "params.yaml"
+STAGES = ("ingest", "clean", "validate", "tokenize", "pretrain", "finetune", "evaluate", "export", "register")
+BASE_MODEL = "base"
+_SECTIONS = ("preset", "compute", *(s for s in STAGES if s != "finetune"), "finetunes", "models", "presets")
+_STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where the work runs. No stage tracks it, so changing it re-runs nothing; what changes results is tracked."""
+
+    device: str
+    """auto (CUDA, then MPS, then CPU), cpu, cuda or mps."""
+    threads: int
+    """CPU threads for torch; 0 takes every core this process may use."""
+    checkpoint_every_seconds: int
+    """Seconds of training between two checkpoints to resume from."""
+    engine: str = "embedded"
+    """Where documents are encoded: embedded (this machine's processes) or ray (a Ray cluster)."""
+    address: str = ""
+    """The Ray cluster, say ray://host:10001; empty starts one on this machine. Its nodes must see the same files."""
+    processes: int = 1
+    """Processes of this machine that encode documents, or pretrain together; 0 takes every core (on Ray: of the
+    cluster; to pretrain every GPU, or one process where none is)."""
+    nodes: int = 1
+    """Machines that pretrain together; each runs the same command, see docs/training.md."""
+    shard_model: bool = False
+    """With several processes, cut the model over them (FSDP2) instead of giving each the whole of it (DDP)."""
+    allow_changed_resume: bool = False
+    """Go on from a checkpoint of other threads, processes, precision or torch; the artefact then says so."""
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda", "mps"):
+            raise ValueError(f"device is {self.device!r}; choose auto, cpu, cuda or mps")
+        if self.engine not in ("embedded", "ray"):
+            raise ValueError(f"engine is {self.engine!r}; choose embedded or ray")
+        if self.address and self.engine != "ray":
+            raise ValueError("address is of use with the engine ray only; empty it or set engine: ray")
+        if self.processes < 0:
+            raise ValueError("processes must be 0 or more")
+        if self.nodes < 1:
+            raise ValueError("nodes must be 1 or more")
+        if self.threads < 0 or self.checkpoint_every_seconds < 1:
+            raise ValueError("threads must be 0 or more and checkpoint_every_seconds 1 or more")
+
+    @property
+    def thread_count(self) -> int:
+        """The number of CPU threads to use."""
+        return self.threads or _cores()
+
+    @property
+    def process_count(self) -> int:
+        """The number of processes of this machine to use."""
+        return self.processes or _cores()
+
+
+def _cores() -> int:
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+
+
+@dataclass(frozen=True)
+class ParamsFile:
+    """A parsed params.yaml whose outline is known to be right: its sections, its presets, its list of models."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def preset(self) -> str:
+        """The preset in force."""
+        return str(self.content["preset"])
+
+    @property
+    def finetunes(self) -> list[str]:
+        """The names of the fine-tuned models."""
+        return list(self.content["finetunes"])
+
+    @property
+    def models(self) -> list[str]:
+        """Every model the pipeline makes."""
+        return list(self.content["models"])
+
+    def require_model(self, name: str) -> None:
+        """Refuse a name that is not one of the models', with the nearest that is."""
+        if name not in self.models:
+            raise ConfigurationError(f"{self.path}: there is no model {name!r}{_nearest(name, self.models)}")
+
+    def values(self, stage: str, name: str | None = None) -> dict[str, Any]:
+        """The stage's settings as plain values: its section, and the preset's differences laid over it."""
+        if stage == "finetune":
+            if name not in self.finetunes:
+                raise ConfigurationError(
+                    f"{self.path}: there is no finetunes.{name}{_nearest(str(name), self.finetunes)}"
+                )
+            section = self.content["finetunes"][name]
+        else:
+            section = self.content[stage]
+        return {**(section or {}), **(self.content["presets"][self.preset][stage] or {})}
+
+    def stage(self, stage: str, name: str | None = None) -> Any:
+        """The stage's `Params`, strictly checked."""
+        module = importlib.import_module(f"pipeline.stages.{stage}")
+        where = f"finetunes.{name}" if stage == "finetune" else stage
+        return build(module.Params, self.values(stage, name), f"{self.path}: {where}")
+
+    def compute(self) -> Compute:
+        """Where the work runs."""
+        compute: Compute = build(Compute, dict(self.content["compute"] or {}), f"{self.path}: compute")
+        return compute
+
+    def check(self) -> None:
+        """Refuse the file if any stage would refuse its part of it under the preset in force."""
+        self.compute()
+        self._check_starts()
+        for stage in STAGES:
+            for name in self.finetunes if stage == "finetune" else [None]:
+                self.stage(stage, name)
+
+    def _check_starts(self) -> None:
+        """Refuse a fine-tuning that starts from no model, or, over however many others, from itself."""
+        finetunes = {name: entry or {} for name, entry in self.content["finetunes"].items()}
+        for name in finetunes:
+            where = f"{self.path}: finetunes.{name}.start"
+            way = [name]
+            while (start := finetunes[way[-1]].get("start", BASE_MODEL)) != BASE_MODEL:
+                if not isinstance(start, str) or start not in finetunes:
+                    wrong = f"{self.path}: finetunes.{way[-1]}.start"
+                    raise ConfigurationError(f"{wrong}: there is no model {start!r}{_nearest(str(start), self.models)}")
+                if start in way:
+                    raise ConfigurationError(
+                        f"{where}: goes round in a circle ({' → '.join([*way, start])}); one of them must start from "
+                        f"{BASE_MODEL}"
+                    )
+                if finetunes[start].get("task") == "classification":
+                    raise ConfigurationError(f"{where}: {start} is a classifier, which nothing starts from")
+                way.append(start)
+        if any("start" in (preset["finetune"] or {}) for preset in self.content["presets"].values()):
+            raise ConfigurationError(f"{self.path}: presets.*.finetune: start is each entry's own; set it there")
+
+    def under(self, preset: str) -> ParamsFile:
+        """The same file as if `preset` were in force."""
+        return ParamsFile(self.path, {**self.content, "preset": preset})
+
+
+def load(path: Path = Path(PARAMS_FILE)) -> ParamsFile:
+    """Read params.yaml and check its outline; ConfigurationError names the file and the key."""
+    content = _plain(_parse(path))
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: expected sections such as `ingest:`, found {type(content).__name__}")
+    for key in content:
+        if key not in _SECTIONS:
+            raise ConfigurationError(f"{path}: unknown section {key!r}{_nearest(str(key), _SECTIONS)}")
+    for key in _SECTIONS:
+        if key not in content:
+            raise ConfigurationError(f"{path}: section {key!r} is missing")
+    for key in ("compute", *(stage for stage in STAGES if stage != "finetune")):
+        _require_keys(content[key], f"{path}: {key}")
+    presets = _mapping(content, "presets", path)
+    if content["preset"] not in list(presets):
+        raise ConfigurationError(
+            f"{path}: preset is {content['preset']!r}, which `presets` does not have"
+            f"{_nearest(str(content['preset']), presets)}"
+        )
+    for name, preset in presets.items():
+        _require_keys(preset, f"{path}: presets.{name}")
+        unknown = [key for key in preset or {} if key not in STAGES]
+        if unknown:
+            raise ConfigurationError(
+                f"{path}: presets.{name}: unknown stage {unknown[0]!r}{_nearest(unknown[0], STAGES)}"
+            )
+        missing = [stage for stage in STAGES if stage not in (preset or {})]
+        if missing:
+            raise ConfigurationError(f"{path}: presets.{name} must name every stage; add `{missing[0]}: {{}}`")
+        for stage in STAGES:
+            _require_keys(preset[stage], f"{path}: presets.{name}.{stage}")
+    finetunes = _mapping(content, "finetunes", path)
+    for name, finetune in finetunes.items():
+        _require_keys(finetune, f"{path}: finetunes.{name}")
+    expected = [BASE_MODEL, *finetunes]
+    if content["models"] != expected:
+        raise ConfigurationError(
+            f"{path}: models is {content['models']}, but {BASE_MODEL} and the entries of finetunes are {expected}"
+        )
+    return ParamsFile(path, content)
+
+
+def set_preset(path: Path, name: str) -> None:
+    """Rewrite the one line `preset:`, keeping comments and layout; ConfigurationError names the nearest preset."""
+    document = _parse(path)
+    _choose(document, name, path)
+    _rewrite(path, document)
+
+
+def set_values(path: Path, assignments: Mapping[str, str]) -> None:
+    """Set values, say `pretrain.steps` to `50`, where the values in force stand: in the preset if it has the key.
+
+    A value is read as YAML. All are set before the file is checked as a whole, and it is replaced only if it passes;
+    unknown keys are refused with the nearest one.
+    """
+    load(path)
+    document = _parse(path)
+    _assign(document, assignments, path).check()
+    _rewrite(path, document)
+
+
+def preview(path: Path, preset: str | None, assignments: Mapping[str, str]) -> ParamsFile:
+    """The file as `set_preset` and `set_values` would leave it, which nobody writes."""
+    load(path)
+    document = _parse(path)
+    if preset is not None:
+        _choose(document, preset, path)
+    file = _assign(document, assignments, path)
+    file.check()
+    return file
+
+
+def _choose(document: Any, name: str, path: Path) -> None:
+    presets = list(_mapping(document, "presets", path))
+    if name not in presets:
+        raise ConfigurationError(f"{path}: there is no preset {name!r}{_nearest(name, presets)}")
+    document["preset"] = name
+
+
+def _assign(document: Any, assignments: Mapping[str, str], path: Path) -> ParamsFile:
+    for key, text in assignments.items():
+        target, last = _place(document, key, path)
+        try:
+            target[last] = YAML().load(text)
+        except YAMLError as error:
+            raise ConfigurationError(f"{key}: {text!r} is not a YAML value") from error
+    return ParamsFile(path, cast(dict[str, Any], _plain(document)))
+
+
+def set_value(path: Path, key: str, text: str) -> None:
+    """Set one value; see `set_values`."""
+    set_values(path, {key: text})
+
+
+def _place(document: Any, key: str, path: Path) -> tuple[Any, str]:
+    """The mapping that holds the value in force of a dotted key, and the key's last part."""
+    parts = key.split(".")
+    if len(parts) < 2 or parts[0] not in _SECTIONS:
+        sections = [section for section in _SECTIONS if section != "preset"]
+        raise ConfigurationError(f"{key}: expected SECTION.KEY{_nearest(parts[0], sections)}")
+    target = document
+    for depth, part in enumerate(parts[:-1]):
+        if not isinstance(target, dict) or part not in target:
+            place = ".".join(parts[:depth]) or str(path)
+            raise ConfigurationError(f"{place}: unknown key {part!r}{_nearest(part, target)}")
+        target = target[part]
+    last = parts[-1]
+    stage = "finetune" if parts[0] == "finetunes" else parts[0]
+    in_preset = document["presets"][document["preset"]].get(stage) if stage in STAGES else None
+    if in_preset and last in in_preset:
+        target = in_preset
+    if stage == "finetune" and len(parts) == 3 and isinstance(target, dict) and last in _optional_keys(stage):
+        return target, last  # an entry need not say what it leaves as it is
+    of_stages = isinstance(target, dict) and isinstance(target.get(last), dict) and parts[0] not in STAGES
+    if not isinstance(target, dict) or last not in target or of_stages:
+        raise ConfigurationError(f"{'.'.join(parts[:-1])}: unknown key {last!r}{_nearest(last, target or [])}")
+    return target, last
+
+
+def _optional_keys(stage: str) -> set[str]:
+    """The settings of a stage that have a default."""
+    kind = importlib.import_module(f"pipeline.stages.{stage}").Params
+    return {f.name for f in fields(kind) if f.default is not MISSING}
+
+
+def build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
+    """A frozen dataclass from plain values, strictly: no coercion, no unknown key, no missing one."""
+    known = [f.name for f in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise ConfigurationError(f"{where}: unknown key {key!r}{_nearest(key, known)}")
+    if not_finite := [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise ConfigurationError(f"{where}.{not_finite[0]}: must be a finite number")
+    if dates := [key for key, value in values.items() if isinstance(value, datetime.date)]:
+        raise ConfigurationError(f"{where}.{dates[0]}: YAML reads this as a date; put it in quotes")
+    try:
+        # JSON, because a YAML list may stand for a tuple there even in strict mode.
+        checked = TypeAdapter(validated(kind, config=_STRICT, frozen=True)).validate_json(json.dumps(values))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        said = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "missing":
+            raise ConfigurationError(f"{where}: {key} is missing") from error
+        found = f" (found {problem['input']!r})" if key and "input" in problem else ""
+        raise ConfigurationError(f"{where}{'.' + key if key else ''}: {said}{found}") from error
+    return kind(**{name: getattr(checked, name) for name in known})
+
+
+def _parse(path: Path) -> Any:
+    parser = YAML()
+    parser.preserve_quotes = True
+    try:
+        return parser.load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: not found; run from the project's folder, where dvc.yaml stands") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise ConfigurationError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', error)}") from error
+
+
+def _rewrite(path: Path, document: Any) -> None:
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.dump(document, text)
+    if text.getvalue() == path.read_text(encoding="utf-8"):
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    partial.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """ruamel's round-trip types as the built-in ones."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _mapping(content: Any, key: str, path: Path) -> dict[str, Any]:
+    value = content.get(key)
+    if not isinstance(value, dict) or not value:
+        raise ConfigurationError(f"{path}: {key} must hold at least one entry")
+    return cast(dict[str, Any], value)
+
+
+def _require_keys(value: Any, where: str) -> None:
+    """Refuse what is neither a mapping of keys nor left empty."""
+    if value is not None and not isinstance(value, dict):
+        raise ConfigurationError(f"{where}: expected keys with values, found {value!r}")
+
+
+def _nearest(word: str, known: Any) -> str:
+    """A hint for a typo: the nearest known word, or all of them if they are few."""
+    words = [str(w) for w in known] if isinstance(known, (dict, list, tuple)) else []
+    close = difflib.get_close_matches(word, words, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(words)}" if words else ""

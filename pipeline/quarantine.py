@@ -1,0 +1,170 @@
+"""Goes in: what was turned away. Comes out: a table of it, with the reasons and the bytes, to look at.
+
+Bytes go to a file without a name while a stage works, which no crash can leave behind; the list that the stage fills
+keeps where and why, so that memory does not grow with what was dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.cleaning.rejections import Change, Rejection
+from pipeline.cleaning.tally import rule_of
+from pipeline.errors import ConfigurationError, DataError, machine_errors
+from pipeline.manifest import commit, read
+
+REJECTIONS, CHANGES = "rejections.parquet", "changes.parquet"
+SCHEMA = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("raw", pa.large_binary(), nullable=False),
+    ]
+)
+CHANGES_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in Change.__slots__])
+STAGES_WITH_QUARANTINE = ("ingest", "clean")
+_BYTES_AT_ONCE = 8 << 20
+_ROWS_AT_ONCE = 4096
+
+
+class Rejections(list[Rejection]):
+    """What a stage turned away, in order, without the bytes; those are in the quarantine when the stage ends."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self.changes: list[Change] = []
+        """A few examples of what rules altered, to look at."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder.parent)  # noqa: SIM115
+        self._writer = pq.ParquetWriter(self._file, SCHEMA, write_page_checksum=True)
+        self._waiting: list[Rejection] = []
+        self._waiting_bytes = 0
+
+    def append(self, rejection: Rejection) -> None:
+        """Keep a rejection: its bytes on disk, the rest here."""
+        super().append(replace(rejection, raw=b""))
+        self._waiting.append(rejection)
+        self._waiting_bytes += len(rejection.raw)
+        if self._waiting_bytes > _BYTES_AT_ONCE or len(self._waiting) >= _ROWS_AT_ONCE:
+            with machine_errors(f"writing {self._folder}", self._folder):
+                self._write()
+
+    def extend(self, rejections: Iterable[Rejection]) -> None:
+        """Keep several."""
+        for rejection in rejections:
+            self.append(rejection)
+
+    def __iadd__(self, rejections: Iterable[Rejection]) -> Self:  # type: ignore[override, misc]
+        self.extend(rejections)
+        return self
+
+    def commit(self, folder: Path, stage: str) -> None:
+        """Make the artefact, empty or not, with the count of each kind of reason among its facts."""
+        with machine_errors(f"writing {folder}", folder):
+            self._write()
+            self._writer.close()
+        kinds = Counter(rule_of(rejection.reason) for rejection in self)
+        with commit(folder, "quarantine", params={"stage": stage}) as draft:
+            self._file.seek(0)
+            with (draft.path / REJECTIONS).open("wb") as file:
+                shutil.copyfileobj(self._file, file)
+            if self.changes:
+                pq.write_table(_table(self.changes, CHANGES_SCHEMA), draft.path / CHANGES, write_page_checksum=True)
+            draft.facts |= {"rejections": len(self), "by_reason": dict(sorted(kinds.items()))}
+
+    def close(self) -> None:
+        """Let go of the file; what was not committed is lost."""
+        for open_file in (self._writer, self._file):  # what was not committed need not reach a full disk
+            with contextlib.suppress(ValueError, OSError):
+                open_file.close()
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._writer.write_table(_table(self._waiting, SCHEMA))
+            self._waiting, self._waiting_bytes = [], 0
+
+
+@contextmanager
+def keeping_rejections(folder: Path, *, stage: str) -> Iterator[Rejections]:
+    """A list to fill in the block, written when the block ends, or when nothing was left and somebody must look why."""
+    with machine_errors(f"writing {folder}", folder):
+        rejections = Rejections(folder)
+    try:
+        try:
+            yield rejections
+        except DataError:
+            rejections.commit(folder, stage)
+            raise
+        rejections.commit(folder, stage)
+    finally:
+        rejections.close()
+
+
+def write_rejections(folder: Path, rejections: Sequence[Rejection], *, stage: str) -> None:
+    """Write the quarantine of a stage, empty or not."""
+    with keeping_rejections(folder, stage=stage) as kept:
+        kept.extend(rejections)
+
+
+def read_rejections(folder: Path) -> Iterator[Rejection]:
+    """What a stage turned away, with the bytes, holding one batch at a time; DataError if the stage did not run."""
+    read(folder)
+    with pq.ParquetFile(folder / REJECTIONS, page_checksum_verification=True, pre_buffer=False) as file:
+        for batch in file.iter_batches(256):
+            for row in batch.to_pylist():
+                yield Rejection(**row)
+
+
+def listing(root: Path, stage: str, beginning: str, show: int, *, as_json: bool) -> Iterator[str]:
+    """A line for each record that a stage turned away for a reason beginning like this; the text of the first `show`.
+
+    As JSON it is one object of lists; a text that is not asked for is not in it.
+    """
+    if stage not in STAGES_WITH_QUARANTINE:
+        raise ConfigurationError(f"{stage}: only {' and '.join(STAGES_WITH_QUARANTINE)} turn records away")
+    rows = []
+    counts: Counter[str] = Counter()
+    for rejection in read_rejections(root / "data" / "quarantine" / stage):
+        if not rejection.reason.startswith(beginning):
+            continue
+        counts[rule_of(rejection.reason)] += 1
+        text = rejection.raw.decode(errors="backslashreplace").replace("\0", "\n") if counts.total() <= show else None
+        where = {"source": rejection.source, "name": rejection.name, "offset": rejection.offset}
+        rows.append({**where, "reason": rejection.reason, **({} if text is None else {"text": text})})
+    if as_json:
+        yield json.dumps({"stage": stage, "by_reason": dict(sorted(counts.items())), "records": rows})
+        return
+    for row in rows:
+        yield f"{row['source']} {row['name']}, byte {row['offset']:,}: {row['reason']}"
+        if "text" in row:
+            yield "".join(f"    {line}\n" for line in str(row["text"]).splitlines())
+    yield "; ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "nothing was turned away"
+
+
+def read_changes(folder: Path) -> list[Change]:
+    """The examples of what rules altered; none where there is no such file."""
+    if not (folder / CHANGES).exists():
+        return []
+    rows = pq.read_table(folder / CHANGES, page_checksum_verification=True).to_pylist()
+    return [Change(**row) for row in rows]
+
+
+def _table(records: Sequence[Any], schema: pa.Schema) -> pa.Table:
+    columns = [[getattr(record, name) for record in records] for name in schema.names]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)

@@ -1,0 +1,112 @@
+"""Goes in: the sources of params.yaml that are files somewhere. Comes out: their records, counted and pinned."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.cleaning.rejections import Rejection
+from pipeline.documents import Record
+from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.sources import huggingface
+from pipeline.sources.catalogue import HUB, Entry
+from pipeline.sources.download import fetched
+from pipeline.sources.isolation import Isolation
+from pipeline.sources.locations import Found, files_of, opened
+from pipeline.sources.object_store import objects_of
+from pipeline.sources.reading import Reading, Tally, readings
+from pipeline.sources.records import columns_of, records
+from pipeline.sources.rows import BLOCK_BYTES, Options
+
+SCRATCH = Path("data/scratch")
+
+
+@dataclass
+class Corpus:
+    """Reads one source after another, and keeps the facts of each for the manifest."""
+
+    isolation: Isolation
+    scratch: Path = SCRATCH
+    note: Callable[[str], None] = lambda _: None
+    facts: dict[str, dict[str, str | int]] = field(default_factory=dict)
+
+    def read(
+        self, source: str, entry: Entry, *, key: str, without: Iterable[Path] = ()
+    ) -> Iterator[Record | Rejection]:
+        """One record or rejection for each that the source has; what lies at `without` belongs to other sources.
+
+        Asserts that nothing was lost on the way. IntegrityError if the content is not what the entry pins.
+        """
+        tally = Tally()
+        rows = kept = refused = 0
+
+        def counted() -> Iterator[Reading]:
+            nonlocal rows
+            for reading in self._readings(entry, key, tally, frozenset(_paths(without))):
+                rows += 1
+                yield reading
+
+        for record in records(source, entry, counted()):
+            if isinstance(record, Rejection):
+                refused += 1
+            else:
+                kept += 1
+            yield record
+        if rows != kept + refused:
+            raise AssertionError(f"ingest lost records of {source}: {rows} in, {kept} out, {refused} refused")
+        facts = tally.facts()
+        if entry.sha256 and entry.sha256 != facts["sha256"]:
+            raise IntegrityError(
+                f"params.yaml: {key}: what is read has sha256 {facts['sha256']}, expected {entry.sha256}; "
+                "if the new content is right, state its sha256"
+            )
+        self.facts[source] = {
+            **facts, "records": kept, "turned_away": refused, "licence": entry.licence, "origin": entry.origin,
+        }  # fmt: skip
+
+    def _readings(self, entry: Entry, key: str, tally: Tally, without: frozenset[str]) -> Iterator[Reading]:
+        columns = columns_of(entry) if not entry.numbered else None
+        options = Options(encoding=entry.encoding, columns=columns, numbered=entry.numbered)
+        if entry.scheme == "huggingface":
+            place = entry.path.removeprefix(HUB)
+            _count_hub(place, key, tally)
+            for row in huggingface.rows_of(place, entry.split, key=key, columns=columns):
+                yield Reading(f"{place.rstrip('/').rpartition('/')[2]}/{entry.split}", row, "")
+            return
+        yield from readings(
+            self._files(entry, key, without),
+            options=options, tally=tally, isolation=self.isolation, named_format=entry.format,
+        )  # fmt: skip
+
+    def _files(self, entry: Entry, key: str, without: frozenset[str]) -> Iterator[Found]:
+        if not entry.scheme:
+            return files_of(Path(entry.path), key=key, without=without)
+        if entry.scheme in ("http", "https"):
+            content = fetched(entry.path, entry.sha256, self.scratch / "downloads", note=self.note)
+            name = entry.path.partition("?")[0].partition("#")[0].rstrip("/").rpartition("/")[2]
+            return iter([Found(name, str(content.resolve()))])
+        return objects_of(entry.path, key=key, scratch=self.scratch)
+
+
+def _paths(places: Iterable[Path]) -> Iterator[str]:
+    """Every file at some places, by its whole path."""
+    for place in places:
+        if place.exists():
+            yield from (found.path for found in files_of(place))
+
+
+def _count_hub(place: str, key: str, tally: Tally) -> None:
+    """The files of a local folder, or the name and commit on the hub, which stand for its files."""
+    if not Path(place).is_dir():
+        tally.add(place, hashlib.sha256(place.encode()).digest(), 0)
+        return
+    for found in files_of(Path(place), key=key):
+        if found.reason:
+            raise ConfigurationError(f"params.yaml: {key}: {found.name} {found.reason}; take it out of the folder")
+        digest = hashlib.sha256()
+        with opened(found.path) as (file, size):
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
+        tally.add(found.name, digest.digest(), size)

@@ -1,0 +1,84 @@
+"""Goes in: an fsspec address such as s3://bucket/prefix. Comes out: its files by name, each here while it is read.
+
+One object at a time is copied to the scratch folder and taken away again, so a bucket larger than the disk can be read.
+Who may read it is the library's business: AWS_* variables, a profile, an instance's role. None of it is in params.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigurationError, DependencyError, IntegrityError
+from pipeline.sources.locations import Found
+from pipeline.sources.rows import BLOCK_BYTES
+
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+_LOCAL = ("file", "local")
+
+
+def objects_of(address: str, *, key: str, scratch: Path) -> Iterator[Found]:
+    """Every object below the address, sorted by name; a copy of it lies at `path` until the next is asked for.
+
+    ConfigurationError if nothing is there, DependencyError if the store does not answer, IntegrityError if an object is
+    replaced between the listing and the reading.
+    """
+    system, root = _connected(address, key)
+    shown = address.split("?")[0]
+    found = _asked(lambda: system.find(root, detail=True), shown, key)
+    if not found:
+        raise ConfigurationError(f"params.yaml: {key}: nothing is stored at {shown}; correct the address")
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="objects-") as folder:
+        for name in sorted(found):
+            copy = Path(folder) / "object"
+            _asked(lambda name=name, copy=copy: _copy(system, name, copy), shown, key)
+            size = found[name].get("size")
+            if size is not None and copy.stat().st_size != size:
+                raise IntegrityError(
+                    f"{shown}: an object changed while it was read; run again when nothing writes to it"
+                )
+            short = name.removeprefix(root).strip("/") or name.rpartition("/")[2]
+            yield Found(short, str(copy))
+            copy.unlink(missing_ok=True)
+
+
+def _connected(address: str, key: str) -> tuple[Any, str]:
+    import fsspec
+
+    scheme = address.partition("://")[0]
+    if scheme in _LOCAL:
+        raise ConfigurationError(f"params.yaml: {key}: {scheme}:// is this machine; give the path without it")
+    try:
+        return fsspec.url_to_fs(address, use_listings_cache=False)  # type: ignore[no-any-return]
+    except ImportError as error:
+        extra = EXTRAS.get(scheme, scheme)
+        raise DependencyError(
+            f"params.yaml: {key}: {scheme}:// needs a package; pip install 'homegrown[{extra}]'"
+        ) from error
+    except ValueError as error:
+        raise ConfigurationError(f"params.yaml: {key}: {scheme}:// is no address that can be read") from error
+
+
+def _asked(question: Any, shown: str, key: str) -> Any:
+    """The store's answer; its many exceptions become ours, without their texts, which may hold keys."""
+    try:
+        return question()
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"params.yaml: {key}: nothing is stored at {shown}; correct the address") from error
+    except PermissionError as error:
+        raise DependencyError(
+            f"{shown}: the store refuses access; check the credentials in your environment"
+        ) from error
+    except Exception as error:
+        raise DependencyError(
+            f"{shown}: the store does not answer ({type(error).__name__}); try again later"
+        ) from error
+
+
+def _copy(system: Any, name: str, copy: Path) -> None:
+    with system.open(name, "rb", cache_type="readahead") as source, copy.open("wb") as target:
+        while block := source.read(8 * BLOCK_BYTES):
+            target.write(block)

@@ -1,0 +1,40 @@
+"""Goes in: a file that is slow to read. Comes out: its text, or that it reads to its end, as an earlier run found.
+
+A value is the text of a PDF, a .docx or a web page, or nothing for a table that was tried in a process apart; its
+digest is that of the file's bytes, the format and what the user said of the encoding and the columns. A refusal is
+never remembered: a reader that took too long today may have met a busy machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import BinaryIO
+
+from pipeline.memo import Memo, code_digest, open_memo
+from pipeline.sources.rows import BLOCK_BYTES, Options
+
+
+def digest_of_file(stream: BinaryIO, form: str, options: Options) -> bytes:
+    """The digest of all that decides what is read from a seekable stream, which is at its beginning afterwards."""
+    said = asdict(options) | {"columns": sorted(options.columns) if options.columns is not None else None}
+    digest = hashlib.sha256(json.dumps([form, said], sort_keys=True).encode() + b"\0")
+    stream.seek(0)
+    while block := stream.read(BLOCK_BYTES):
+        digest.update(block)
+    stream.seek(0)
+    return digest.digest()
+
+
+@contextmanager
+def remembered_texts() -> Iterator[Memo]:
+    """The memory of the runs before; valid while the readers and their libraries are what they were."""
+    from pipeline.sources import columnar, docx, formats, html, isolation, pdf, rows, text
+
+    modules = (columnar, docx, formats, html, isolation, pdf, rows, text)
+    libraries = ("pypdf", "python-docx", "lxml", "resiliparse", "pyarrow")
+    with open_memo("texts", {"code": code_digest(*modules, libraries=libraries)}) as memo:
+        yield memo

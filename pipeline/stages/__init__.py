@@ -1,0 +1,1 @@
+"""One module per stage of dvc.yaml, each with READS, WRITES, Params and run."""

@@ -1,0 +1,144 @@
+"""Goes in: clean documents. Comes out: a vocabulary, and token shards, training and validation apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline import encodings
+from pipeline.cleaning.groups import read_groups
+from pipeline.document_tokens import SPLITS, GroupEncoder, count_groups, split_of, split_of_digest
+from pipeline.documents import Document, read_records
+from pipeline.encodings import Encoding
+from pipeline.engine import map_in_order
+from pipeline.errors import DataError
+from pipeline.ledger import balance
+from pipeline.manifest import commit, read, verify
+from pipeline.params import Compute
+from pipeline.report import Report
+from pipeline.shards import BLOCK_TOKENS, MAX_SHARD_TOKENS, ShardWriter
+
+__all__ = ["READS", "SPLITS", "WRITES", "Params", "run", "split_of"]
+
+READS = {"documents": "data/documents/clean", "validation": "data/reports/validation"}
+WRITES = {"tokens": "data/tokens"}
+
+
+@dataclass(frozen=True)
+class Params:
+    """The vocabulary, and how the tokens are laid out."""
+
+    vocab_size: int
+    """Entries of the vocabulary to train, <|endoftext|> among them."""
+    ranks: str | None
+    """A tiktoken ranks file, or GPT-2's vocab.bpe, to use instead of training; the vocabulary's size is the file's."""
+    pattern: encodings.Pattern | None
+    """How text is split before it is encoded; null is gpt2 in training, and with `ranks` what the file is known for."""
+    training_bytes: int
+    """At most this many bytes of text train the vocabulary: where there is more, a sample chosen by the texts' hash."""
+    validation_fraction: float
+    """The share of documents held out, chosen by the hash of the text, so that a document never changes sides."""
+    tokens_per_shard: int
+    """Tokens in a shard, a multiple of 65,536."""
+
+    def __post_init__(self) -> None:
+        if self.vocab_size <= encodings.BYTES + 1:
+            raise ValueError(f"vocab_size must be more than {encodings.BYTES + 1}: every byte needs a token")
+        if self.training_bytes < 1:
+            raise ValueError("training_bytes must be at least 1")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError("validation_fraction must lie between 0 and 1")
+        if self.tokens_per_shard % BLOCK_TOKENS or not BLOCK_TOKENS <= self.tokens_per_shard <= MAX_SHARD_TOKENS:
+            raise ValueError(f"tokens_per_shard must be a multiple of {BLOCK_TOKENS:,} and at most 2**27")
+
+
+def run(params: Params, *, documents: Path, validation: Path, tokens: Path, compute: Compute, report: Report) -> None:
+    """Train or load the vocabulary, then encode every document into its split, in the corpus' order."""
+    source = documents / "documents.parquet"
+    total = int(verify(documents).facts["documents"])
+    read(validation)  # its manifest exists only if every expectation held
+    with commit(tokens, "tokens", params=params, inputs={"documents": documents, "validation": validation}) as draft:
+        ranks_file = draft.path / encodings.RANKS_FILE
+        encoding = _write_vocabulary(params, source, ranks_file, report)
+        writers = {split: ShardWriter(draft.path, split, encoding.n_vocab, params.tokens_per_shard) for split in SPLITS}
+        n_bytes = dict.fromkeys(SPLITS, 0)
+        n_documents = dict.fromkeys(SPLITS, 0)
+        texts_digests = {split: hashlib.sha256() for split in SPLITS}
+        # Workers elsewhere may stand in another folder.
+        encode = partial(GroupEncoder, source.resolve(), ranks_file.resolve(), params.validation_fraction)
+        said = ""
+        for encoded in map_in_order(encode, range(count_groups(source)), compute):
+            for split, part in encoded.items():
+                writers[split].extend(part.ids, part.sources, part.lengths, part.tokens)
+                n_bytes[split] += part.n_bytes
+                n_documents[split] += len(part.ids)
+                texts_digests[split].update(part.text_digests)
+                if part.note != said:
+                    report.note(said := part.note)
+            report.progress(sum(n_documents.values()), total, "documents")
+        balance("tokenize", "documents", read=total, written=sum(n_documents.values()))
+        for split, writer in writers.items():
+            if not n_documents[split]:
+                raise DataError(
+                    f"tokenize: no document fell into the {split} split of {total:,}; "
+                    "add documents or change tokenize.validation_fraction"
+                )
+            writer.close()
+        draft.facts |= {
+            "vocab_size": encoding.n_vocab,
+            "vocabulary_fingerprint": encodings.fingerprint(encoding),
+            "end_of_text": encoding.eot_token,
+            "n_tokens": {split: writer.n_tokens for split, writer in writers.items()},
+            "n_bytes": n_bytes,
+            "n_documents": n_documents,
+            # What was held out, whatever the vocabulary: figures in bits per byte compare if this is equal.
+            "texts_digest": {split: digest.hexdigest() for split, digest in texts_digests.items()},
+        }
+    trained = writers["train"].n_tokens
+    report.metrics({"train_tokens": trained, "validation_tokens": writers["validation"].n_tokens})
+    report.note(
+        f"vocabulary of {encoding.n_vocab:,}; {trained:,} training and {writers['validation'].n_tokens:,} validation "
+        f"tokens; {n_bytes['train'] / trained:.2f} bytes a token"
+    )
+
+
+def _write_vocabulary(params: Params, source: Path, path: Path, report: Report) -> Encoding:
+    """Write the ranks file that everything after this reads, given or trained; its encoding comes back."""
+    if params.ranks:
+        given = Path(params.ranks)
+        ranks, pattern = encodings.read_ranks(given), params.pattern or encodings.pattern_of(given)
+    else:
+        report.note(f"training a byte-level BPE vocabulary of {params.vocab_size:,}")
+        pattern = params.pattern or "gpt2"
+        ranks = encodings.train_ranks(_sample(params, source), params.vocab_size, pattern)
+    encodings.write_ranks(ranks, path, pattern)
+    return encodings.encoding_of(ranks, path.stem, pattern)
+
+
+def _sample(params: Params, source: Path) -> Iterator[str]:
+    """Texts of the training split, at most `training_bytes` of them, chosen by hash where there are more."""
+    columns = pq.read_metadata(source)
+    groups = [columns.row_group(number) for number in range(columns.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    # The footer knows about how large the texts are, so nobody need read them all twice.
+    n_bytes = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == "text")
+    share = params.training_bytes / max(1.0, n_bytes * (1 - params.validation_fraction))
+    left = params.training_bytes
+    of_groups = read_groups(source.parent)
+    for document in read_records(source, Document):
+        text = document.text.encode()
+        digest = hashlib.sha256(text).digest()
+        # The first eight bytes decide the split, so the next eight are independent of it.
+        if (
+            split_of_digest(of_groups.get(document.id, digest), params.validation_fraction) == "train"
+            and int.from_bytes(digest[8:16]) / 2**64 < share
+        ):
+            left -= len(text)
+            if left < 0:
+                return
+            yield document.text

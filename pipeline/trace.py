@@ -1,0 +1,238 @@
+"""Goes in: an id or a text. Comes out: where the record came from, what became of it, and in which tokens it lies.
+
+Every file is read a row group at a time, so a corpus of any size needs the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import manifest
+from pipeline.erasures import text_digest
+from pipeline.errors import DataError
+from pipeline.lineage import DATA
+
+# Kind of record → folder of its files in data/STAGE form, and the columns a model learns from.
+FILES = {
+    "documents": ("documents", ("text",)),
+    "messages": ("examples", ("text",)),
+    "instructions": ("examples", ("instruction", "input", "response")),
+}
+REFUSED = "refused bytes"
+_QUARANTINE_COLUMNS = {"source", "name", "reason", "sha256", "raw"}
+_MINIMUM_PREFIX = 6
+
+
+@dataclass(frozen=True)
+class TokenPlace:
+    """Where a document's tokens lie: `first_token` counts within the split, `offset` within the first of the shards."""
+
+    split: str
+    shards: tuple[str, ...]
+    offset: int
+    first_token: int
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One record's way. Of a record that ingest refused, `id` is the sha256 by which the quarantine names it."""
+
+    id: str
+    kind: str
+    source: str
+    name: str
+    licence: str | None
+    match: str
+    """How it was found: by "id", or because its text "equals" the one asked for, or "contains" it."""
+    verdict: str
+    """kept, waiting for clean, or the reason why it was turned away."""
+    quarantine: str | None
+    """The stage in whose quarantine it lies."""
+    split: str | None
+    tokens: TokenPlace | None
+    text_digest: str
+    """What data/erasures.txt would call its text."""
+
+
+def by_id(prefix: str, data: Path = DATA) -> Trace | None:
+    """The record whose id begins so, or None; DataError if the prefix is too short or means several records."""
+    if len(prefix) < _MINIMUM_PREFIX:
+        raise DataError(f"trace: {prefix!r} is too short for an id; give at least {_MINIMUM_PREFIX} characters of it")
+    wanted = prefix.lower()
+
+    def begins(table: pa.Table) -> Any:
+        return pc.starts_with(table["id"], wanted)
+
+    found = [
+        _record(kind, row, "id")
+        for kind in FILES
+        for row in _rows(_file(kind, "ingested", data), begins, looked_at=["id"])
+    ]
+    if not found:
+
+        def named(table: pa.Table) -> Any:
+            return pc.or_(pc.starts_with(table["name"], wanted), pc.starts_with(table["sha256"], wanted))
+
+        found = list({t.id: t for t in _quarantined(data, named, ["name", "sha256"], "id")}.values())
+    if len(found) > 1:
+        raise DataError(f"trace: {len(found):,} records have an id that begins with {prefix}; give more of it")
+    return _followed(found, data)[0] if found else None
+
+
+def by_text(text: str, data: Path = DATA) -> list[Trace]:
+    """Every record whose text equals this one, letter for letter and digit for digit, or contains it as it stands."""
+    digest = text_digest(text)
+    found: dict[str, Trace] = {}
+    for stage in ("ingested", "clean"):
+        for kind, (_, columns) in FILES.items():
+            # Cleaning can change a text, so that only the clean one contains what was asked for.
+
+            def wanted(table: pa.Table, columns: tuple[str, ...] = columns) -> Any:
+                return _any_contains(table, columns, text, digest)
+
+            for row in _rows(_file(kind, stage, data), wanted):
+                found.setdefault(row["id"], _record(kind, row, _match(row, columns, digest)))
+    # What clean turned away is known by its id already.
+    for trace in _quarantined(data, lambda table: _any_contains(table, ("raw",), text, digest), None, "contains"):
+        found.setdefault(trace.id, trace)
+    return _followed(list(found.values()), data)
+
+
+def absent(record_id: str) -> Trace:
+    """A document of which data/ knows nothing, as of an earlier day's corpus; models may have met it all the same."""
+    return Trace(record_id, "documents", "not known any more", "", None, "id", "not in data/ now", None, None, None, "")
+
+
+def copies_of(traces: list[Trace], data: Path = DATA) -> list[Trace]:
+    """Other records with the same letters and digits as one of these."""
+    digests = {trace.text_digest for trace in traces}
+    known = {trace.id for trace in traces}
+    found = []
+    for kind, (_, columns) in FILES.items():
+
+        def same(table: pa.Table, columns: tuple[str, ...] = columns) -> Any:
+            return pa.array([text_digest(text) in digests for text in _texts(table, columns)], pa.bool_())
+
+        rows = _rows(_file(kind, "ingested", data), same)
+        found += [_record(kind, row, "equals") for row in rows if row["id"] not in known]
+    return _followed(found, data)
+
+
+def _file(kind: str, stage: str, data: Path) -> Path:
+    return data / FILES[kind][0] / stage / f"{kind}.parquet"
+
+
+def _rows(
+    path: Path, wanted: Callable[[pa.Table], Any], looked_at: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows that `wanted` marks; `looked_at` names the columns it needs, all if it is None."""
+    if not path.is_file():
+        return
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups):
+            mask = pc.fill_null(wanted(file.read_row_group(group, columns=looked_at)), False)
+            if pc.any(mask).as_py():
+                yield from file.read_row_group(group).filter(mask).to_pylist()
+
+
+def _texts(table: pa.Table, columns: tuple[str, ...]) -> list[str]:
+    parts = [table[name].to_pylist() for name in columns]
+    return ["\n".join(p if isinstance(p, str) else p.decode(errors="ignore") for p in row) for row in zip(*parts)]  # noqa: B905
+
+
+def _any_contains(table: pa.Table, columns: tuple[str, ...], text: str, digest: str) -> Any:
+    mask = pa.array([text_digest(found) == digest for found in _texts(table, columns)], pa.bool_())
+    for name in columns:
+        pattern: str | bytes = text.encode() if pa.types.is_large_binary(table[name].type) else text
+        mask = pc.or_(mask, pc.match_substring(table[name], pattern).combine_chunks())
+    return mask
+
+
+def _match(row: dict[str, Any], columns: tuple[str, ...], digest: str) -> str:
+    return "equals" if text_digest("\n".join(row[name] for name in columns)) == digest else "contains"
+
+
+def _record(kind: str, row: dict[str, Any], match: str) -> Trace:
+    """A record of ours, of which nothing further is known yet."""
+    return Trace(
+        id=row["id"],
+        kind=kind,
+        source=row.get("source", "data/samples"),
+        name=row.get("name", ""),
+        licence=row.get("licence"),
+        match=match,
+        verdict="waiting for clean",
+        quarantine=None,
+        split=row.get("split"),
+        tokens=None,
+        text_digest=text_digest("\n".join(row[name] for name in FILES[kind][1])),
+    )
+
+
+def _quarantined(
+    data: Path, wanted: Callable[[pa.Table], Any], looked_at: list[str] | None, match: str
+) -> Iterator[Trace]:
+    for path in sorted((data / "quarantine").rglob("*.parquet")):
+        if not set(pq.read_schema(path).names) >= _QUARANTINE_COLUMNS:
+            continue
+        stage = path.relative_to(data / "quarantine").parts[0]
+        for row in _rows(path, wanted, looked_at):
+            # clean names a record by its id; ingest names what it could not read by its file.
+            ours = row["source"] in FILES and len(row["name"]) == 64
+            yield Trace(
+                id=row["name"] if ours else row["sha256"],
+                kind=row["source"] if ours else REFUSED,
+                source="not known any more" if ours else row["source"],
+                name="" if ours else row["name"],
+                licence=None,
+                match=match,
+                verdict=row["reason"],
+                quarantine=stage,
+                split=None,
+                tokens=None,
+                text_digest=text_digest(row["raw"].decode(errors="ignore")),
+            )
+
+
+def _followed(found: list[Trace], data: Path) -> list[Trace]:
+    """The same records with what became of them: the verdict, the split, the tokens. One pass for all of them."""
+    ids = pa.array([trace.id for trace in found], pa.string())
+    followed = {trace.id: trace for trace in found}
+
+    def named(column: str) -> Callable[[pa.Table], Any]:
+        return lambda table: pc.is_in(table[column].cast(pa.string()), value_set=ids)
+
+    for kind in FILES:
+        for row in _rows(_file(kind, "clean", data), named("id"), ["id"]):
+            followed[row["id"]] = replace(followed[row["id"]], verdict="kept")
+    for trace in _quarantined(data, named("name"), ["name"], "id"):
+        if trace.id in followed and followed[trace.id].verdict != "kept":
+            followed[trace.id] = replace(followed[trace.id], verdict=trace.verdict, quarantine=trace.quarantine)
+    for record_id, place in token_places(data / "tokens", list(followed)).items():
+        followed[record_id] = replace(followed[record_id], split=place.split, tokens=place)
+    return list(followed.values())
+
+
+def token_places(tokens: Path, ids: list[str]) -> dict[str, TokenPlace]:
+    """Where the documents of these ids lie in the shards; those that have no tokens are left out."""
+    if not (tokens / manifest.MANIFEST).is_file():
+        return {}
+    per_shard = int(manifest.read(tokens).params["tokens_per_shard"])
+    wanted = pa.array(ids, pa.string())
+    places = {}
+    for index in sorted(tokens.glob("*.documents.parquet")):
+        split = index.name.removesuffix(".documents.parquet")
+        for row in _rows(index, lambda table: pc.is_in(table["id"], value_set=wanted), ["id"]):
+            first, n_tokens = row["first_token"], row["n_tokens"]
+            last = first + max(n_tokens, 1) - 1
+            shards = tuple(f"{split}-{n:05d}.parquet" for n in range(first // per_shard, last // per_shard + 1))
+            places[row["id"]] = TokenPlace(split, shards, first % per_shard, first, n_tokens)
+    return places

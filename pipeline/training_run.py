@@ -1,0 +1,265 @@
+"""Goes in: a model, batches and a place for checkpoints. Comes out: the trained model and its history.
+
+What `model.training.train` leaves to its consumer is here, once for pretraining and fine-tuning: resume from the newest
+valid checkpoint, report, evaluate, save every so often, stop early where nothing is gained any more, and on SIGTERM or
+Ctrl-C save and leave with exit code 75. Of several processes all train and evaluate; the first reports and writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from pipeline.digests import digest_of
+from pipeline.errors import ConfigurationError, DataError, IntegrityError, TryAgainError
+from pipeline.params import Compute
+from pipeline.report import Report, SilentReport
+from pipeline.training_pace import Clock
+
+if TYPE_CHECKING:
+    from model.batches import Batch
+    from model.gpt import GPT
+    from model.parallel import World
+    from model.training import Objective, TrainingConfig
+
+SCRATCH = Path("data/scratch")
+HISTORY_FILE = "history.jsonl"
+BEST = "best"
+
+Row = dict[str, float]
+Evaluate = Callable[["GPT", int], Mapping[str, float]]
+
+
+@contextmanager
+def model_errors(where: str) -> Iterator[None]:
+    """Within the block, what model/ raises becomes our errors: a wrong setting 64, bad data 65, altered bytes 77."""
+    from model.checkpoint import CheckpointMismatch, CorruptCheckpoint
+    from model.training import Diverged
+
+    try:
+        yield
+    except (CheckpointMismatch, CorruptCheckpoint) as error:
+        raise IntegrityError(f"{where}: {error}") from error
+    except Diverged as error:
+        raise DataError(f"{where}: {error}; the last good checkpoint is kept") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+
+
+def run_training(
+    label: str,
+    model: GPT,
+    batches: Callable[[int], Batch],
+    config: TrainingConfig,
+    *,
+    compute: Compute,
+    identity: Mapping[str, str],
+    evaluate: Evaluate,
+    evaluate_every: int,
+    report: Report,
+    patience: int = 0,
+    world: World | None = None,
+    objective: Objective | None = None,
+    scratch: Path = SCRATCH,
+) -> Trained:
+    """Train `model` in place to the last step; its history comes back, a row per step, with what `evaluate` found.
+
+    `identity` names the params and inputs by digest: checkpoints under another identity, or of another `config`, are
+    not resumed but removed. `evaluate(model, step)` is called every `evaluate_every` steps and at the end; after
+    `patience` calls in a row without a new lowest "bits_per_byte" training ends, and the model is the one that had the
+    lowest. Adapters are merged at the end. `objective` stands in for the model's own loss. Raises TryAgainError when
+    stopped by a signal, with everything saved, and what `model_errors` says.
+    """
+    from model.checkpoint import CheckpointSaver, load_checkpoint, load_model, save_model
+    from model.lora import merged
+    from model.parallel import ALONE, gathered
+    from model.training import TrainingState, describe_compute, train
+
+    world = world or ALONE
+    identity = {**identity, "training": digest_of(asdict(config))}
+    if world.rank:
+        report = SilentReport()
+    folder = _own_folder(scratch, label, identity, clear=world.rank == 0)
+    fingerprint: dict[str, str | int | float] = dict(identity)
+    state = TrainingState(model, config, compute.device, world, objective)
+    world.wait()
+    resumed = load_checkpoint(folder, state, fingerprint, allow_changes=compute.allow_changed_resume)
+    if resumed:
+        for torn in resumed.skipped:
+            report.note(f"a damaged checkpoint was passed over: {torn}")
+        report.note(f"resuming after step {state.step:,} of {config.steps:,}")
+        for change in resumed.changes:
+            report.note(f"the run goes on with a change, so its weights will differ in their last bits: {change}")
+    world.wait()
+    history = _History(folder / HISTORY_FILE, state.step, writes=world.rank == 0)
+    where = describe_compute(state)
+    report.note(
+        f"{model.config.parameter_count():,} parameters on {where['device']}, {where['precision']}, "
+        f"{where['threads']} threads" + (f", {world.size} processes" if world.size > 1 else "")
+    )
+    clock = Clock(state, world)
+    saved_at = time.monotonic()
+    with _stop_requested(insistent=world.size == 1) as stop, CheckpointSaver(folder, fingerprint) as saver:
+        for step in [] if _out_of_patience(history.rows, patience) else train(model, batches, config, state):
+            row: Row = {"step": step.step, "tokens_seen": step.tokens_seen, "learning_rate": step.learning_rate}
+            if step.skipped:
+                report.note(
+                    f"step {step.step:,}: loss {step.loss:.4g}, gradient {step.grad_norm:.4g}: left out, weights kept"
+                )
+            else:
+                row["train_loss"] = step.loss
+            report.progress(step.step, config.steps, "steps", f"loss {step.loss:.3f} · {clock.pace(step)}")
+            finished = step.step == config.steps
+            if finished or step.step % evaluate_every == 0:
+                with state.averaged_weights():
+                    found = evaluate(model, step.step)
+                    row.update(found)
+                    if patience and _is_best(found, history.rows):
+                        best = gathered(model)
+                        if world.rank == 0:
+                            save_model(folder / BEST, best)
+                report.note(f"step {step.step:,}: " + " · ".join(f"{k} {v:.4g}" for k, v in found.items()))
+            history.add(row)
+            if _out_of_patience(history.rows, patience):
+                report.note(f"step {step.step:,}: no gain in {patience} looks, so training ends here")
+                finished = True
+            # Tokens per second and the like go to the record only: they are not the same twice.
+            figures = {key: value for key, value in row.items() if key != "step"}
+            report.metrics({**figures, **clock.figures(step)}, step.step)
+            saver.raise_errors()
+            due = time.monotonic() - saved_at > compute.checkpoint_every_seconds
+            stopping, due = world.any(stop.is_set(), due, device=state.device)
+            if due or stopping or finished:
+                history.flush()
+                saver.save(state)
+                saved_at = time.monotonic()
+            if finished:
+                break
+            if stopping:
+                saver.wait()
+                raise TryAgainError(
+                    f"{label}: stopped after step {step.step:,} of {config.steps:,} with everything saved; "
+                    "run the same command again to go on from there"
+                )
+    trained = gathered(merged(model), state.averaged)
+    world.wait()
+    if patience and (folder / BEST).exists():
+        trained = load_model(folder / BEST)
+    return Trained(trained, history.rows, list(state.changes))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives."""
+
+    model: GPT
+    """The weights to keep: the last, their running mean, or the best that were seen."""
+    history: list[Row]
+    """A row per step."""
+    changes: list[str]
+    """What was changed at a resume; not empty: the weights are not bit for bit those of an uninterrupted run."""
+
+    @property
+    def facts(self) -> dict[str, list[str]]:
+        """For the artefact's manifest: nothing, or that the run was changed on its way."""
+        return {"resumed_with_changes": self.changes} if self.changes else {}
+
+
+def _out_of_patience(rows: list[Row], patience: int) -> bool:
+    """Whether the last `patience` looks found nothing better than one before."""
+    looks = [row["bits_per_byte"] for row in rows if "bits_per_byte" in row]
+    return bool(patience and looks) and len(looks) - 1 - looks.index(min(looks)) >= patience
+
+
+def _is_best(found: Mapping[str, float], rows: list[Row]) -> bool:
+    """Whether a look found fewer bits per byte than every one before it."""
+    return all(found["bits_per_byte"] < row["bits_per_byte"] for row in rows if "bits_per_byte" in row)
+
+
+class _History:
+    """The rows of every step so far, on disk too, so that a resumed run's history is whole."""
+
+    def __init__(self, path: Path, steps_done: int, *, writes: bool = True) -> None:
+        """Read the rows up to the step that the checkpoint stands at; what a killed run wrote after it is dropped."""
+        self.rows: list[Row] = []
+        self._writes = writes
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    break  # torn by a kill, and so later than the checkpoint, which waited for its rows to be on disk
+                if row["step"] <= steps_done:
+                    self.rows.append(row)
+        self._path = path
+        self._unwritten: list[Row] = []
+        if not writes:
+            return
+        partial = path.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        _append(self.rows, partial)
+        partial.replace(path)
+
+    def add(self, row: Row) -> None:
+        """Append a row."""
+        self.rows.append(row)
+        self._unwritten.append(row)
+
+    def flush(self) -> None:
+        """Make every row so far durable."""
+        if self._writes:
+            _append(self._unwritten, self._path)
+        self._unwritten.clear()
+
+
+def _append(rows: list[Row], path: Path) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _stop_requested(*, insistent: bool) -> Iterator[threading.Event]:
+    """An event that SIGTERM or SIGINT sets; if `insistent`, a second signal ends the process at once.
+
+    Of several processes each gets Ctrl-C twice, from the terminal and from the process that watches.
+    """
+    stop = threading.Event()
+
+    def request(_signal: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and insistent:
+            os._exit(TryAgainError.exit_code)
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _own_folder(scratch: Path, label: str, identity: Mapping[str, str], *, clear: bool) -> Path:
+    """The folder for this identity's checkpoints; those of other identities of the same label are of no more use."""
+    key = "-".join(value[:12] for _, value in sorted(identity.items()))
+    folder = scratch / label / key
+    if clear:
+        for other in folder.parent.glob("*"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,132 @@
+"""The command line: fast to answer, one line per error, an exit code per kind of error."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from tests.flows.conftest import Project, environment
+
+
+def test_help_is_quick_and_names_every_command(tmp_path: Path) -> None:
+    """`homegrown --help` costs less than half a second of processor time and loads none of the big packages."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "--help"], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    for command in ("run", "plan", "ui", "schedule", "generate", "classify", "doctor"):
+        assert f"\n  {command} " in done.stdout
+    program = "import sys, flows.cli; print(sorted({'torch', 'prefect', 'mlflow', 'dvc', 'rich'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+    assert loaded.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "uper"], "there is no stage 'uper'; did you mean 'upper'?"),
+        (["run", "--set", "pretrain.steps"], "--set pretrain.steps: expected KEY=VALUE, such as pretrain.steps=50"),
+        (["run", "--preset", "nosuch"], "params.yaml: not found"),
+        (["run", "--no-such-option"], "no such option: --no-such-option; see homegrown --help"),
+        (["rnu"], "no such command"),
+        (["generate"], "missing argument"),
+        (["quarantine", "upper"], "upper: only ingest and clean turn records away"),
+        (["schedule", "--cron", "at night"], '--cron "at night": '),
+        (["schedule", "--cron", "0 2 * * *", "--timezone", "Mars/Base"], "--timezone Mars/Base: no such timezone"),
+        (["serve-schedule", "--cron", "61 2 * * *"], '--cron "61 2 * * *": '),
+    ],
+)
+def test_user_s_mistake_is_one_line_and_64(bare_project: Project, arguments: list[str], said: str) -> None:
+    """A mistake on the command line is answered with what is wrong with it, and nothing has been done."""
+    done = bare_project.homegrown(*arguments)
+    assert done.returncode == 64
+    assert len(done.stderr.splitlines()) == 1
+    assert said.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert bare_project.ran() == []
+
+
+def test_quarantine_says_which_stage_to_run_first(bare_project: Project) -> None:
+    """Before clean has run there is nothing to list, and that is a matter of the data: 65."""
+    done = bare_project.homegrown("quarantine")
+    assert done.returncode == 65
+    assert "run the stage that makes it" in done.stderr
+
+
+def test_command_outside_a_project_is_refused(tmp_path: Path) -> None:
+    """Where no dvc.yaml stands above, the error says where to go."""
+    done = Project(tmp_path, None).homegrown("run")
+    assert done.returncode == 64
+    assert "no dvc.yaml in" in done.stderr
+
+
+def test_command_works_from_a_folder_of_the_project(bare_project: Project) -> None:
+    """The project is found from any folder in it."""
+    (bare_project.root / "deep" / "down").mkdir(parents=True)
+    done = Project(bare_project.root / "deep" / "down", None).homegrown("run", "uper")
+    assert "did you mean 'upper'?" in done.stderr
+
+
+def test_broken_dvc_yaml_is_one_line(bare_project: Project) -> None:
+    """A mistake in dvc.yaml is the user's, and DVC's reason for it is given in one line."""
+    bare_project.write("dvc.yaml", "stages:\n  read:\n    cmmd: x\n")
+    done = bare_project.homegrown("run")
+    assert done.returncode == 64
+    assert len(done.stderr.splitlines()) == 1
+    assert "dvc.yaml" in done.stderr
+
+
+def test_bug_of_ours_is_one_line_with_the_traceback_in_a_file(
+    bare_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception nobody foresaw leaves with 70; its traceback is kept, and shown with --debug."""
+    from flows import launch
+
+    monkeypatch.setattr(launch.displays, "choose", lambda **_: 1 / 0)
+    done = bare_project.homegrown("run")
+    assert done.returncode == 70
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("homegrown: a bug of ours: ZeroDivisionError: division by zero; the traceback is in ")
+    assert "ZeroDivisionError" in (bare_project.root / line.rpartition(" ")[2]).read_text()
+    assert "Traceback" in bare_project.homegrown("run", "--debug").stderr
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """`homegrown` alone is a question, and is answered."""
+    assert cli.execute([]) == 0
+    assert "Commands:" in capsys.readouterr().out
+
+
+def test_doctor_says_what_is_here_and_what_is_missing(bare_project: Project) -> None:
+    """Where files of the project are missing the doctor names them with a way to mend it, and leaves with 69."""
+    done = bare_project.homegrown("doctor", "--json")
+    assert done.returncode == 69
+    found = json.loads(done.stdout)
+    by_name = {finding["what"]: finding for finding in found["findings"]}
+    assert found["ok"] is False
+    assert by_name["packages"] == {
+        "what": "packages",
+        "found": "constraints.txt is not here",
+        "ok": False,
+        "mend": "git checkout constraints.txt",
+    }
+    for name in ("python", "cores", "memory", "torch", "devices", "disk", "dvc", "loopback", "run"):
+        assert by_name[name]["ok"], by_name[name]
+    assert not (bare_project.root / "mlflow.db").exists()
+
+
+def test_doctor_sees_what_a_killed_dvc_has_left(bare_project: Project) -> None:
+    """An unreadable rwlock is found, with the command that mends it."""
+    bare_project.write(".dvc/tmp/rwlock", "")
+    findings = json.loads(bare_project.homegrown("doctor", "--json").stdout)["findings"]
+    (dvc,) = [finding for finding in findings if finding["what"] == "dvc"]
+    assert (dvc["ok"], dvc["mend"]) == (False, "homegrown run")

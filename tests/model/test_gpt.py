@@ -1,0 +1,219 @@
+"""The decoder: laws that hold for every shape, and the tutorial's parameter counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+import model.gpt
+from model.gpt import GPT, IGNORE, GPTConfig, KeyValueCache
+from model.presets import PRESETS, preset
+
+SMALL: dict[str, Any] = {"vocab_size": 31, "context_length": 24, "n_layers": 2, "n_heads": 4, "d_model": 32}
+SHAPES = {
+    "llama": GPTConfig(**SMALL, n_kv_heads=2),
+    "gpt2": GPTConfig(
+        **SMALL, norm="layernorm", positions="learned", mlp="gelu", qkv_bias=True, linear_bias=True, tied_head=False
+    ),
+    "qwen3": GPTConfig(**SMALL, n_kv_heads=1, qk_norm=True, head_dim=16),
+}
+every_shape = pytest.mark.parametrize("shape", SHAPES)
+
+
+def random_model(config: GPTConfig) -> GPT:
+    """A model with weights large enough that attention is far from uniform."""
+    torch.manual_seed(1)
+    model = GPT(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@every_shape
+@torch.no_grad()
+def test_a_longer_text_does_not_change_earlier_logits(shape: str) -> None:
+    """Attention is causal: the logits of the first 9 tokens are the same with 15 more behind them."""
+    model = random_model(SHAPES[shape])
+    ids = torch.randint(0, 31, (2, 24))
+    torch.testing.assert_close(model(ids)[:, :9], model(ids[:, :9]), rtol=1e-5, atol=1e-5)
+
+
+@every_shape
+@torch.no_grad()
+def test_every_earlier_token_matters(shape: str) -> None:
+    """Changing the first token changes the last one's hidden state."""
+    model = random_model(SHAPES[shape])
+    ids = torch.randint(0, 30, (1, 24))
+    other = ids.clone()
+    other[0, 0] = 30
+    assert (model(ids)[0, -1] - model(other)[0, -1]).abs().max() > 1e-3
+
+
+@every_shape
+@torch.no_grad()
+def test_reading_through_a_cache_gives_what_reading_at_once_gives(shape: str) -> None:
+    """Five tokens, then one, then the rest: the same hidden states as all at once."""
+    model = random_model(SHAPES[shape])
+    ids = torch.randint(0, 31, (3, 24))
+    cache = KeyValueCache(model.config, 3, 24, model.token_embedding.weight)
+    parts = [model(part, cache) for part in ids.split([5, 1, 18], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(ids), rtol=1e-5, atol=1e-5)
+
+
+@every_shape
+@torch.no_grad()
+def test_left_padding_changes_nothing(shape: str) -> None:
+    """A row padded on the left, whatever with, has the hidden states of the bare row, with a cache as well."""
+    model = random_model(SHAPES[shape])
+    ids = torch.randint(0, 31, (1, 10))
+    padded = torch.cat([torch.tensor([[7, 7, 9]]), ids], dim=1)
+    rows, padding = torch.cat([padded, padded.roll(1, 1)]), torch.tensor([3, 0])
+    bare = model(ids)[0]
+    torch.testing.assert_close(model(rows, padding_B=padding)[0, 3:], bare, rtol=1e-5, atol=1e-5)
+    cache = KeyValueCache(model.config, 2, 13, model.token_embedding.weight)
+    parts = [model(part, cache, padding) for part in rows.split([8, 5], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1)[0, 3:], bare, rtol=1e-5, atol=1e-5)
+
+
+@every_shape
+@torch.no_grad()
+def test_plain_and_fused_attention_agree(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two ways to attend, chosen by length and device, give the same hidden states."""
+    model_ = random_model(SHAPES[shape])
+    ids, padding = torch.randint(0, 31, (2, 24)), torch.tensor([0, 4])
+    plain, plain_padded = model_(ids), model_(ids, padding_B=padding)
+    monkeypatch.setattr(model.gpt, "PLAIN_ATTENTION_LIMIT", 0)
+    torch.testing.assert_close(model_(ids), plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model_(ids, padding_B=padding)[1, 4:], plain_padded[1, 4:], rtol=1e-5, atol=1e-5)
+
+
+@every_shape
+def test_the_loss_is_the_cross_entropy_of_the_logits(shape: str) -> None:
+    """`loss` never holds all logits, yet equals torch's cross-entropy over them."""
+    model = random_model(SHAPES[shape])
+    ids, targets = torch.randint(0, 31, (2, 2, 24))
+    expected = functional.cross_entropy(model.logits(model(ids)).flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(model.loss(ids, targets), expected)
+
+
+def test_ignored_targets_leave_the_loss_unchanged() -> None:
+    """Padding on the right with ignored targets gives the loss of the unpadded rows."""
+    model = random_model(SHAPES["llama"])
+    ids, targets = torch.randint(0, 31, (2, 2, 12))
+    padded_ids = torch.cat([ids, torch.full((2, 5), 3)], dim=1)
+    padded_targets = torch.cat([targets, torch.full((2, 5), IGNORE)], dim=1)
+    torch.testing.assert_close(model.loss(padded_ids, padded_targets), model.loss(ids, targets))
+
+
+@every_shape
+@pytest.mark.parametrize("limit", [0, 1024], ids=["fused", "plain"])
+@torch.no_grad()
+def test_packed_documents_are_read_as_if_alone(shape: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three documents in one row, kept apart, have the hidden states that each has in a row of its own."""
+    monkeypatch.setattr(model.gpt, "PLAIN_ATTENTION_LIMIT", limit)
+    network = random_model(SHAPES[shape])
+    parts = torch.randint(0, 31, (2, 24)).split([5, 1, 18], dim=1)
+    documents = torch.tensor([[0] * 5 + [1] + [2] * 18] * 2)
+    alone = torch.cat([network(part) for part in parts], dim=1)
+    torch.testing.assert_close(network(torch.cat(parts, 1), documents_BT=documents), alone, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loss_of_packed_documents_is_theirs() -> None:
+    """The loss of a packed row is the sum of the documents' losses: no target is lost and none counted twice."""
+    network = random_model(SHAPES["llama"])
+    ids, targets = torch.randint(0, 31, (1, 24)), torch.randint(0, 31, (1, 24))
+    documents = torch.tensor([[0] * 10 + [1] * 14])
+    packed = network.loss(ids, targets, reduction="sum", documents_BT=documents)
+    alone = sum(network.loss(ids[:, part], targets[:, part], reduction="sum") for part in (slice(10), slice(10, 24)))
+    torch.testing.assert_close(packed, alone)
+
+
+def test_right_padding_does_not_change_a_class() -> None:
+    """A classifier reads each row at its last real token, whatever stands behind it."""
+    model = random_model(GPTConfig(**SMALL, n_classes=3))
+    ids = torch.randint(0, 31, (2, 12))
+    lengths = torch.tensor([5, 12])
+    scores = model.classify(ids, lengths)
+    torch.testing.assert_close(scores[:1], model.classify(ids[:1, :5], lengths[:1]))
+    assert scores.shape == (2, 3) and scores.dtype == torch.float32
+
+
+def test_a_classifier_keeps_the_trunk_and_gets_a_new_head() -> None:
+    """`with_classifier` copies everything but the head, and leaves the language model as it was."""
+    base = random_model(SHAPES["gpt2"])
+    classifier = base.with_classifier(2)
+    ids = torch.randint(0, 31, (2, 12))
+    assert torch.equal(classifier.eval()(ids), base(ids))
+    assert classifier.head_weight().shape == (2, 32) and base.head_weight().shape == (31, 32)
+    classifier.token_embedding.weight.data.zero_()
+    assert base.token_embedding.weight.any()
+
+
+def test_the_first_loss_is_that_of_a_guess() -> None:
+    """An untrained model knows nothing: its loss is close to the logarithm of the vocabulary."""
+    torch.manual_seed(0)
+    model = GPT(preset("default"))
+    ids, targets = torch.randint(0, 4096, (2, 4, 64))
+    assert model.loss(ids, targets).item() == pytest.approx(8.318, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "parameters"),
+    [
+        ("seed-124m", {}, 163_009_536),
+        ("seed-124m", {"tied_head": True}, 124_412_160),
+        ("gpt2-124m", {}, 124_439_808),
+        ("gpt2-355m", {}, 354_823_168),
+        ("gpt2-774m", {}, 774_030_080),
+        ("gpt2-1558m", {}, 1_557_611_200),
+        ("smollm2-135m", {}, 134_515_008),
+        ("smollm2-360m", {}, 361_821_120),
+        ("llama3.2-1b", {}, 1_235_814_400),
+        ("qwen2.5-0.5b", {}, 494_032_768),
+        ("qwen3-0.6b", {}, 596_049_920),
+    ],
+)
+def test_presets_have_the_published_number_of_parameters(name: str, changes: dict[str, Any], parameters: int) -> None:
+    """Each preset counts exactly what the tutorial prints or the published model has."""
+    assert preset(name, **changes).parameter_count() == parameters
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_configuration_survives_json(name: str) -> None:
+    """`from_dict` undoes `to_dict`."""
+    import json
+
+    assert GPTConfig.from_dict(json.loads(json.dumps(PRESETS[name].to_dict()))) == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"n_heads": 5}, "d_model 32 is not divisible by n_heads 5"),
+        ({"n_kv_heads": 3}, "n_heads 4 is not a multiple of n_kv_heads 3"),
+        ({"norm": "batchnorm"}, "norm is 'batchnorm', but must be one of layernorm, rmsnorm"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"head_dim": 7}, "head_dim 7 is odd"),
+        ({"n_layers": 0}, "n_layers is 0, but must be at least 1"),
+        ({"n_classes": 1}, "n_classes is 1"),
+    ],
+)
+def test_an_impossible_shape_is_refused_in_one_line(changes: dict[str, Any], said: str) -> None:
+    """A configuration says what is wrong with it, before any weight is made."""
+    with pytest.raises(ValueError, match=said):
+        GPTConfig(**{**SMALL, **changes})
+
+
+def test_a_misspelt_setting_names_the_nearest() -> None:
+    """Unknown and missing keys, unknown presets and overlong texts are refused with a way forward."""
+    with pytest.raises(ValueError, match="unknown model setting 'n_layer'; did you mean 'n_layers'"):
+        GPTConfig.from_dict({"n_layer": 3})
+    with pytest.raises(ValueError, match="settings are missing: vocab_size"):
+        GPTConfig.from_dict({"context_length": 3})
+    with pytest.raises(ValueError, match="did you mean 'gpt2-124m'"):
+        preset("gpt2-125m")
+    with pytest.raises(ValueError, match="25 tokens do not fit into the context length 24"):
+        random_model(SHAPES["llama"])(torch.zeros(1, 25, dtype=torch.long))

@@ -1,0 +1,82 @@
+"""The fast path is taken where it is right and pays, and otherwise the one that always works."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from model import hardware
+from model.gpt import GPTConfig
+from model.hardware import (
+    COMPILE_FROM_FLOPS,
+    choose_compile,
+    choose_float32_products,
+    choose_precision,
+    flops_per_token,
+    peak_flops,
+)
+from model.presets import PRESETS
+
+CPU = torch.device("cpu")
+
+
+def test_without_the_instruction_float32_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that does not multiply bfloat16, or a torch that does not say, gets float32."""
+    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, probe, lambda: False, raising=False)
+    assert choose_precision("auto", CPU) == torch.float32
+    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, probe, raising=False)
+    assert choose_precision("auto", CPU) == torch.float32
+
+
+def test_faster_float32_is_kept_only_where_it_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the setting rounds to bfloat16, as with AMX, it is taken back."""
+    took = choose_float32_products(faster=True)
+    assert torch.get_float32_matmul_precision() == ("medium" if took else "highest")
+    left, right = hardware._matrices()
+
+    class Rounding(torch.Tensor):
+        def __matmul__(self, other: torch.Tensor) -> torch.Tensor:
+            medium = torch.get_float32_matmul_precision() == "medium"
+            exact = torch.Tensor.__matmul__(self.as_subclass(torch.Tensor), other.as_subclass(torch.Tensor))
+            return exact.bfloat16().float() if medium else exact
+
+    monkeypatch.setattr(hardware, "_matrices", lambda: (left.as_subclass(Rounding), right))
+    assert not choose_float32_products(faster=True)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_run_sets_its_products_whatever_ran_before() -> None:
+    """A run in float32 that was asked for does not take over what an earlier run of this process found faster."""
+    torch.set_float32_matmul_precision("medium")
+    assert not choose_float32_products(faster=False)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_only_a_long_run_with_a_compiler_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto: the default run is too short, ten times as much is not; without a compiler neither is. Else as asked."""
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: "/usr/bin/g++")
+    default = flops_per_token(PRESETS["default"]) * 345 * 2048
+    assert not choose_compile("auto", CPU, default)
+    assert choose_compile("auto", CPU, COMPILE_FROM_FLOPS)
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
+    assert not choose_compile("auto", CPU, COMPILE_FROM_FLOPS)
+    assert choose_compile(True, CPU, 0.0) and not choose_compile(False, CPU, 1e30)
+
+
+def test_flops_are_six_per_multiplied_weight_and_the_attention() -> None:
+    """One layer of width 2 by hand: 4 matrices of 2 × 2, two of 2 × 8, the head of 2 × 4, norms; 12 × 1 × 2 × 3."""
+    config = GPTConfig(
+        vocab_size=4, context_length=3, n_layers=1, n_heads=1, d_model=2, mlp="gelu", tied_head=False, d_ff=8
+    )
+    assert flops_per_token(config) == 6 * (4 * 4 + 2 * 16 + 8 + 3 * 2) + 12 * 2 * 3
+    assert flops_per_token(dataclasses.replace(config, tied_head=True)) == flops_per_token(config)
+
+
+def test_the_peak_of_a_cpu_is_measured() -> None:
+    """More than a calculator, less than all of today's supercomputers."""
+    peak = peak_flops(CPU, torch.float32)
+    assert peak is not None and 1e8 < peak < 1e18

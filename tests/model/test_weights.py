@@ -1,0 +1,192 @@
+"""Weights travel between our names and Hugging Face's without changing what the model says."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from model.gpt import GPT, GPTConfig, KeyValueCache
+from model.weights import WeightsMismatch, config_from_huggingface, from_huggingface, to_huggingface
+
+SMALL: dict[str, Any] = {"vocab_size": 61, "context_length": 32, "n_layers": 2, "n_heads": 4, "d_model": 32}
+GPT2: dict[str, Any] = {"norm": "layernorm", "positions": "learned", "mlp": "gelu", "linear_bias": True}
+SCALED = (4.0, 1.0, 4.0, 16)
+SHAPES = {
+    "gpt2": GPTConfig(**SMALL, **GPT2, qkv_bias=True),
+    "gpt2 untied": GPTConfig(**SMALL, **GPT2, qkv_bias=True, tied_head=False),
+    "llama": GPTConfig(**SMALL, n_kv_heads=2),
+    "llama untied, stretched": GPTConfig(**SMALL, n_kv_heads=1, tied_head=False, rope_scaling=SCALED),
+    "qwen2": GPTConfig(**SMALL, n_kv_heads=2, qkv_bias=True, norm_eps=1e-6),
+    "qwen3": GPTConfig(**SMALL, n_kv_heads=2, qk_norm=True, head_dim=16, norm_eps=1e-6),
+}
+
+
+def random_model(config: GPTConfig) -> GPT:
+    """A model whose every weight, biases and norms included, is random."""
+    torch.manual_seed(3)
+    model = GPT(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def their_model(config_dict: dict[str, Any]) -> Any:
+    """The transformers model of a config.json's content, with random weights."""
+    transformers = pytest.importorskip("transformers")
+    values = {key: value for key, value in config_dict.items() if key not in ("architectures", "torch_dtype")}
+    config = transformers.AutoConfig.for_model(**values)
+    if config_dict["architectures"][0].endswith("ForSequenceClassification"):
+        return transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def load(theirs: Any, state_dict: dict[str, torch.Tensor]) -> None:
+    """Load, allowing only the tied head to be absent."""
+    missing, unexpected = theirs.load_state_dict(state_dict, strict=False)
+    assert unexpected == [] and set(missing) <= {"lm_head.weight"}
+    theirs.tie_weights()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_exported_weights_give_the_same_logits_in_transformers(name: str) -> None:
+    """Our model and the transformers model made from its export agree within 1e-4, batched, over the whole context."""
+    ours = random_model(SHAPES[name])
+    state_dict, config_dict = to_huggingface(ours)
+    theirs = their_model(config_dict)
+    load(theirs, state_dict)
+    ids = torch.randint(0, 61, (3, 32))
+    torch.testing.assert_close(theirs(ids).logits, ours.logits(ours(ids)), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_imported_weights_give_the_same_logits_as_in_transformers(name: str) -> None:
+    """Weights that transformers made give our model the same logits, with a cache too, within 1e-4."""
+    torch.manual_seed(5)
+    theirs = their_model(to_huggingface(random_model(SHAPES[name]))[1])
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    config_dict = theirs.config.to_dict() | {"architectures": [type(theirs).__name__]}
+    ours = from_huggingface(theirs.state_dict(), config_dict)
+    assert ours.config == SHAPES[name]
+    ids = torch.randint(0, 61, (3, 32))
+    cache = KeyValueCache(ours.config, 3, 32, ours.token_embedding.weight)
+    hidden = torch.cat([ours(ids[:, :20], cache), ours(ids[:, 20:], cache)], dim=1)
+    torch.testing.assert_close(ours.logits(hidden), theirs(ids).logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_rows_padded_on_the_left_agree_token_by_token_through_both_caches(name: str) -> None:
+    """Prompts of 7, 12 and 3 tokens in one batch, then five tokens one at a time: the same logits within 1e-4."""
+    ours = random_model(SHAPES[name])
+    state_dict, config_dict = to_huggingface(ours)
+    theirs = their_model(config_dict)
+    load(theirs, state_dict)
+    ids = torch.randint(0, 61, (3, 17))
+    padding = torch.tensor([5, 0, 9])
+    seen = (torch.arange(17) >= padding[:, None]).long()
+    positions = (torch.arange(17) - padding[:, None]).clamp(min=0)
+    cache, their_cache = KeyValueCache(ours.config, 3, 17, ours.token_embedding.weight), None
+    for start, end in ((0, 12), *((at, at + 1) for at in range(12, 17))):
+        logits = ours.logits(ours(ids[:, start:end], cache, padding))
+        found = theirs(
+            ids[:, start:end], attention_mask=seen[:, :end], position_ids=positions[:, start:end],
+            past_key_values=their_cache, use_cache=True,
+        )  # fmt: skip
+        their_cache = found.past_key_values
+        real = seen[:, start:end].bool()
+        torch.testing.assert_close(logits[real], found.logits[real], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_import_undoes_export(name: str) -> None:
+    """Exporting and importing gives back the same configuration and the same bits."""
+    ours = random_model(SHAPES[name])
+    again = from_huggingface(*to_huggingface(ours, end_id=60))
+    assert again.config == ours.config
+    for key, value in ours.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "qwen3"])
+@torch.no_grad()
+def test_a_classifier_gives_the_same_scores_in_transformers(name: str) -> None:
+    """Rows padded on the right with the end-of-text id are read at the same token by both."""
+    ours = random_model(dataclasses.replace(SHAPES[name], n_classes=3))
+    state_dict, config_dict = to_huggingface(ours, end_id=60)
+    theirs = their_model(config_dict)
+    load(theirs, state_dict)
+    ids = torch.randint(0, 60, (3, 9))
+    lengths = torch.tensor([9, 4, 1])
+    for row, length in enumerate(lengths):
+        ids[row, length:] = 60
+    scores = theirs(ids, attention_mask=(ids != 60).long()).logits
+    torch.testing.assert_close(ours.classify(ids, lengths), scores, rtol=0, atol=1e-4)
+    again = from_huggingface(state_dict, config_dict)
+    assert again.config == ours.config
+    torch.testing.assert_close(again.classify(ids, lengths), scores, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_missing_query_biases_are_exported_to_gpt2_as_zeros() -> None:
+    """The tutorial's shape has no query, key and value biases; GPT-2's class runs it all the same."""
+    ours = random_model(GPTConfig(**SMALL, **GPT2, tied_head=False))
+    state_dict, config_dict = to_huggingface(ours)
+    theirs = their_model(config_dict)
+    load(theirs, state_dict)
+    ids = torch.randint(0, 61, (2, 32))
+    torch.testing.assert_close(theirs(ids).logits, ours.logits(ours(ids)), rtol=0, atol=1e-4)
+
+
+def test_openai_names_without_prefix_are_understood() -> None:
+    """GPT-2 as OpenAI uploaded it has no `transformer.` prefix, but has the causal mask among its tensors."""
+    ours = random_model(SHAPES["gpt2"])
+    state_dict, config_dict = to_huggingface(ours)
+    bare = {name.removeprefix("transformer."): value for name, value in state_dict.items()}
+    bare["h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+    assert torch.equal(from_huggingface(bare, config_dict).token_embedding.weight, ours.token_embedding.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "change", "said"),
+    [
+        ("llama", "model.layers.1.mlp.up_proj.weight", "transpose", "which is its transpose"),
+        ("gpt2", "transformer.h.0.attn.c_attn.weight", "transpose", "which is its transpose"),
+        ("gpt2", "transformer.h.1.mlp.c_fc.weight", "transpose", "which is its transpose"),
+        ("llama", "model.layers.0.self_attn.k_proj.weight", "drop", "is missing"),
+        ("gpt2", "transformer.h.0.attn.c_attn.bias", "drop", "is missing"),
+        ("qwen3", "model.norm.weight", "shorten", "should be (32,), found (31,)"),
+        ("llama", "model.layers.9.mlp.up_proj.weight", "add", "unknown tensors"),
+    ],
+)
+def test_a_wrong_tensor_is_refused_by_name(name: str, tensor: str, change: str, said: str) -> None:
+    """A missing, transposed, shortened or unknown tensor is named, with what was expected."""
+    state_dict, config_dict = to_huggingface(random_model(SHAPES[name]))
+    if change == "drop":
+        del state_dict[tensor]
+    elif change == "add":
+        state_dict[tensor] = torch.zeros(1)
+    else:
+        value = state_dict[tensor]
+        state_dict[tensor] = value.t() if change == "transpose" else value[:-1]
+    with pytest.raises(WeightsMismatch) as refusal:
+        from_huggingface(state_dict, config_dict)
+    assert tensor in str(refusal.value) and said in str(refusal.value)
+
+
+def test_what_no_family_can_hold_is_refused() -> None:
+    """A mixture of families, an unknown family and an unsupported setting each get a sentence, not a wrong model."""
+    with pytest.raises(WeightsMismatch, match="no Hugging Face family"):
+        to_huggingface(random_model(GPTConfig(**SMALL, mlp="gelu")))
+    with pytest.raises(WeightsMismatch, match="model_type 'mamba'"):
+        config_from_huggingface({"model_type": "mamba"})
+    with pytest.raises(WeightsMismatch, match="has no 'n_positions'"):
+        config_from_huggingface({"model_type": "gpt2", "vocab_size": 3})
+    config_dict = to_huggingface(random_model(SHAPES["llama"]))[1]
+    with pytest.raises(WeightsMismatch, match="yarn"):
+        config_from_huggingface(config_dict | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}})

@@ -1,0 +1,114 @@
+"""A bucket reads like a folder; tried against a real S3 protocol server on loopback."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.cleaning.rejections import Rejection
+from pipeline.errors import ConfigurationError, DependencyError, IntegrityError
+from pipeline.sources import object_store
+from pipeline.sources.catalogue import Entry
+from pipeline.sources.corpus import Corpus
+from pipeline.sources.isolation import Isolation
+
+pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+SECRET = "SECRET-CANARY-8088"
+FILES = {
+    "corpus/a.txt": b"one",
+    "corpus/deep/b.jsonl.gz": gzip.compress(b'{"text": "two"}\nbroken\n', mtime=0),
+    "corpus/c.png": b"picture",
+    "elsewhere/d.txt": b"not asked for",
+}
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """A server with a bucket in it, and the environment that leads there."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    environment = {
+        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL": url,
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="bucket")
+        for name, content in FILES.items():
+            client.put_object(Bucket="bucket", Key=name, Body=content)
+        yield url
+    server.stop()
+
+
+def read(address: str, scratch: Path, **entry: str) -> tuple[list[str], Corpus]:
+    """What became of each record of a prefix, and the reader with its facts."""
+    corpus = Corpus(Isolation(), scratch=scratch)
+    described = Entry(path=address, kind="documents", licence="x", origin="y", **entry)  # type: ignore[arg-type]
+    found = corpus.read("s3", described, key="ingest.catalogue.s3.path")
+    said = [f"{r.name}: {r.reason if isinstance(r, Rejection) else r.text}" for r in found]  # type: ignore[attr-defined]
+    return said, corpus
+
+
+def test_a_prefix_reads_like_a_folder(store: str, tmp_path: Path) -> None:
+    """Objects come by name, compressed ones too, the unreadable with a reason; nothing is left in scratch."""
+    said, corpus = read("s3://bucket/corpus", tmp_path)
+    assert said == [
+        "a.txt: one", "c.png: files named .png are not read", "deep/b.jsonl.gz:1: two",
+        "deep/b.jsonl.gz:2: is not JSON: character 0 of the line",
+    ]  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+    assert (corpus.facts["s3"]["files"], corpus.facts["s3"]["records"]) == (2, 2)
+    digest = str(corpus.facts["s3"]["sha256"])
+    assert read("s3://bucket/corpus", tmp_path, sha256=digest)[0] == said
+    with pytest.raises(IntegrityError, match="what is read has sha256"):
+        read("s3://bucket/corpus", tmp_path, sha256="0" * 64)
+
+
+def test_one_object_is_a_source(store: str, tmp_path: Path) -> None:
+    """An address of one object gives that object."""
+    assert read("s3://bucket/corpus/a.txt", tmp_path)[0] == ["a.txt: one"]
+
+
+def test_what_is_not_there_is_a_wrong_setting(store: str, tmp_path: Path) -> None:
+    """An empty prefix or an unknown bucket names the key to correct."""
+    for address in ("s3://bucket/nothing", "s3://no-such-bucket/a"):
+        with pytest.raises(ConfigurationError, match=r"ingest\.catalogue\.s3\.path: nothing is stored at s3://"):
+            read(address, tmp_path)
+
+
+def test_a_store_that_is_down_is_a_dependency(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says so in one line, without what the library says, which may hold keys."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(DependencyError, match="the store does not answer") as error:
+        read("s3://bucket/corpus", tmp_path)
+    assert SECRET not in str(error.value)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the store's package the error names the extra to install."""
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(DependencyError, match=r"gs:// needs a package; pip install 'homegrown\[gcs\]'"):
+        read("gs://bucket/a", tmp_path)
+
+
+def test_this_machine_is_no_store(tmp_path: Path) -> None:
+    """file:// would go round the rules for local paths; an unknown scheme is refused too."""
+    for address, said in (("file:///etc/passwd", "is this machine"), ("nonsense://x", "is no address")):
+        with pytest.raises(ConfigurationError, match=said):
+            list(object_store.objects_of(address, key="k", scratch=tmp_path))
+    assert list(tmp_path.iterdir()) == []

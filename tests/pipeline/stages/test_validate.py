@@ -1,0 +1,132 @@
+"""Validate lets good data pass, and stops data that would train a bad model or fake a good score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import manifest
+from pipeline.documents import Document, Instruction, Message, read_records, write_records
+from pipeline.errors import DataError, IntegrityError
+
+pytestmark = pytest.mark.slow  # Great Expectations takes seconds to load
+
+CANARY = "SECRET-CANARY-1881"
+
+
+def rewrite(project: Any, place: str, **files: Iterable[Any]) -> None:
+    """Commit the artefact again with other records and the same facts."""
+    facts = project.manifest(place).facts
+    kinds = {"documents": Document, "messages": Message, "instructions": Instruction}
+    with manifest.commit(project.path(place), place.split("/")[0]) as draft:
+        for name, records in files.items():
+            write_records(records, kinds[name], draft.path / f"{name}.parquet")
+        draft.facts |= facts
+
+
+def records(project: Any) -> tuple[list[Document], list[Message], list[Instruction]]:
+    examples = project.path("examples/clean")
+    return (
+        list(read_records(project.path("documents/clean/documents.parquet"), Document)),
+        list(read_records(examples / "messages.parquet", Message)),
+        list(read_records(examples / "instructions.parquet", Instruction)),
+    )
+
+
+def refusal(project: Any, **changes: Any) -> str:
+    """Why the stage fails; there must be no artefact, but Data Docs to look at."""
+    place = project.path("reports/validation")
+    (place / "manifest.json").unlink()
+    place.rmdir()
+    with pytest.raises(DataError) as caught:
+        project.run("validate", **changes)
+    assert not place.exists()
+    assert (place.parent / "data_docs" / "index.html").exists()
+    assert (place.parent / "data_report" / "index.html").exists()
+    return str(caught.value)
+
+
+def test_good_data_passes_with_a_verdict_for_each_expectation(made: Any) -> None:
+    """The artefact holds every verdict, all passed, the rows they were about and its inputs; again gives the same."""
+    report = made.run("validate")
+    found = made.manifest("reports/validation")
+    assert found.facts["rows"] == {"documents": 40, "messages": 36, "instructions": 18}
+    assert {verdict["passed"] for verdict in found.facts["verdicts"]} == {True}
+    assert {verdict["suite"] for verdict in found.facts["verdicts"]} == {"documents", "messages", "instructions"}
+    assert found.inputs == {
+        "documents": made.manifest("documents/clean").digest,
+        "examples": made.manifest("examples/clean").digest,
+    }
+    assert report.numbers == {"expectations": len(found.facts["verdicts"]), "expectations_failed": 0}
+    assert report.kept == [Path("data/reports/data_docs")]
+    made.run("validate")
+    assert made.manifest("reports/validation").digest == found.digest
+
+
+def test_no_row_never_passes(made: Any) -> None:
+    """An empty table fulfils every expectation, and is refused all the same."""
+    rewrite(made, "documents/clean", documents=[])
+    with pytest.raises(DataError, match="validate: documents: the table has no rows; there is nothing to train on"):
+        made.run("validate")
+
+
+def test_too_few_documents_stop_the_pipeline(made: Any) -> None:
+    """The message says what is wrong, by the param that sets it, and where to look."""
+    said = refusal(made, minimum_documents=41)
+    assert said.startswith(
+        "validate: documents: there are fewer documents than validate.minimum_documents (found 40); 1 of "
+    )
+    assert said.endswith("data_docs/index.html")
+
+
+def test_a_message_in_two_splits_stops_the_pipeline(made: Any) -> None:
+    """A message that is trained on and tested on is counted in both places; its text is in no report."""
+    _, messages, instructions = records(made)
+    leak = [Message.of(dataset="d", split=split, label="ham", text=f"{CANARY} leaks") for split in ("train", "test")]
+    rewrite(made, "examples/clean", messages=[*messages, *leak], instructions=instructions)
+    said = refusal(made)
+    assert "messages: a message stands in two splits, so a test score would mean nothing (2 rows)" in said
+    pages = [page.read_text(encoding="utf-8") for page in made.path("reports").rglob("*.html")]
+    assert pages
+    assert not any(CANARY in text for text in [said, *pages, *made.report.notes])
+
+
+def test_an_instruction_in_two_splits_stops_the_pipeline(made: Any) -> None:
+    """The same question with the same input may not be both learned and asked."""
+    _, messages, instructions = records(made)
+    leak = replace(next(row for row in instructions if row.split == "train"), split="test", id="0" * 64)
+    rewrite(made, "examples/clean", messages=messages, instructions=[*instructions, leak])
+    assert "an instruction stands in two splits, so a test score would mean nothing (2 rows)" in refusal(made)
+
+
+def test_every_kind_of_bad_document_is_found(made: Any) -> None:
+    """Each thing expected of documents fails on the documents that lack it; the first is told, and how many others."""
+    good, _, _ = records(made)
+    repeated = [Document("1", "s", "n", "l", "o", "twice")] * 2
+    wrong_length = [Document("2", "s", "n", "l", "o", ""), Document("3", "s", "n", "l", "o", "x" * 1001)]
+    not_prose = [Document(f"4-{number}", "s", "n", "l", "o", "1234 5678") for number in range(9)]
+    wrongly_decoded = [Document("5", "s", "n", "l", "", "cafe\u0301"), Document("6", "s", "n", "l", "", "a\ufffdbcdef")]
+    rewrite(made, "documents/clean", documents=[*good, *repeated, *wrong_length, *not_prose, *wrongly_decoded])
+    said = refusal(made, maximum_document_characters=1000)
+    assert "validate: documents: two documents have the same id (2 rows); 5 of " in said
+
+
+def test_messages_of_one_small_class_and_split_are_refused(made: Any) -> None:
+    """A class that is missing or small, or a split of another name, would make a classifier of no worth."""
+    _, messages, instructions = records(made)
+    spoiled = [replace(m, label="spam", split="train" if m.split == "train" else "dev") for m in messages]
+    rewrite(made, "examples/clean", messages=spoiled, instructions=instructions)
+    said = refusal(made, minimum_examples_per_class=13)
+    assert "validate: messages: the splits are not train, validation and test (1 rows); 3 of " in said
+
+
+def test_altered_input_is_refused(made: Any) -> None:
+    """A file that is not what its manifest says is never validated."""
+    path = made.path("documents/clean/documents.parquet")
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(IntegrityError, match=r"documents\.parquet: its bytes are not those of the manifest"):
+        made.run("validate")

@@ -1,0 +1,47 @@
+"""The page of a run says what went in and out, asks no other host, and shows no personal data."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pipeline import data_report
+
+CANARY = "jane.canary@uni-bonn.de"
+
+
+def page_of(project: Any, **texts: str) -> str:
+    """The page after cleaning these texts."""
+    for path in (project.root / "texts").iterdir():
+        path.unlink()
+    for name, text in texts.items():
+        (project.root / "texts" / f"{name}.txt").write_text(text)
+    project.run("ingest")
+    project.run("clean", repair_unicode=True)
+    places = {
+        "documents": "documents/clean", "examples": "examples/clean",
+        "refused": "quarantine/ingest", "dropped": "quarantine/clean", "data_docs": "reports/data_docs",
+    }  # fmt: skip
+    folder = project.path("reports/data_report")
+    path = data_report.write(folder, **{name: project.path(place) for name, place in places.items()})
+    assert sorted(file.name for file in folder.iterdir()) == ["index.html", "lengths.png", "quality.png"]
+    return path.read_text()
+
+
+def test_the_page_counts_and_shows_what_happened(fresh: Any) -> None:
+    """Totals, reasons, changes and examples stand in it, and the Data Docs are linked."""
+    page = page_of(fresh, a="A <b>first</b> text.", b="A <b>first</b> text.", c="cafÃ© au lait", d=" ")
+    assert "4 documents of 0.1 kB went in, 2 of 0.0 kB came out" in page
+    assert "1 empty, 1 exact duplicate" in page
+    assert "A &lt;b&gt;first&lt;/b&gt; text." in page
+    assert "café au lait" in page
+    assert 'href="../data_docs/index.html"' in page
+
+
+def test_no_personal_data_and_no_other_host_is_in_it(fresh: Any) -> None:
+    """A planted address in a dropped and in a changed text is masked."""
+    page = page_of(fresh, a=f"{CANARY} one", b=f"{CANARY} one", c=f"cafÃ© {CANARY}")
+    assert "canary" not in page
+    assert page.count("&lt;email&gt;") >= 2
+    assert re.findall(r"(?:src|href)=\"(?:https?:)?//", page) == []
+    assert "<script" not in page

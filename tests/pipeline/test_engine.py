@@ -1,0 +1,97 @@
+"""The same work on the same items gives the same results in the same order, whoever does it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+
+from pipeline.engine import map_in_order
+from pipeline.errors import ConfigurationError, DataError, DependencyError, InputOutputError
+from pipeline.params import Compute, build
+
+
+def compute(processes: int = 1, engine: str = "embedded") -> Compute:
+    return Compute("cpu", 1, 30, engine=engine, processes=processes)
+
+
+def squares() -> Callable[[int], int]:
+    return lambda number: number * number
+
+
+def refuse(number: int) -> int:
+    if number == 3:
+        raise DataError("the third is bad")
+    return number
+
+
+def die(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def give(work: Callable[[int], int]) -> Callable[[int], int]:
+    return work
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_results_come_in_the_items_order(processes: int) -> None:
+    """Twenty items give their twenty results in order, for any number of processes."""
+    assert list(map_in_order(squares, range(20), compute(processes))) == [n * n for n in range(20)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_few_items_are_under_way(processes: int) -> None:
+    """Items are asked for as results are taken, so that memory stays bounded."""
+    asked = 0
+
+    def items() -> Iterator[int]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield asked
+
+    results = map_in_order(squares, items(), compute(processes))
+    next(results)
+    assert asked <= 2 * processes + 1
+    results.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_of_ours_comes_through(processes: int) -> None:
+    """A DataError in a worker is that DataError here, after the results before it."""
+    results = map_in_order(partial(give, refuse), range(6), compute(processes))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(DataError, match="the third is bad"):
+        next(results)
+
+
+def test_a_worker_that_dies_is_an_error_with_advice() -> None:
+    """A worker killed by the system, say for want of memory, ends the work with 74."""
+    with pytest.raises(InputOutputError, match=r"lower compute\.processes"):
+        list(map_in_order(partial(give, die), range(3), compute(2)))
+
+
+def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for Ray where it is not installed is a DependencyError that says what to install."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DependencyError, match=r"homegrown\[ray\]"):
+        list(map_in_order(squares, range(3), compute(engine="ray")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"engine": "spark"}, "engine is 'spark'; choose embedded or ray"),
+        ({"address": "ray://host:10001"}, "address is of use with the engine ray only"),
+        ({"processes": -1}, "processes must be 0 or more"),
+    ],
+)
+def test_a_wrong_engine_is_refused(changes: dict[str, object], said: str) -> None:
+    """What cannot be is refused with what can."""
+    with pytest.raises(ConfigurationError, match=said):
+        build(Compute, {"device": "cpu", "threads": 0, "checkpoint_every_seconds": 30, **changes}, "compute")

@@ -1,0 +1,138 @@
+"""After an erasure and the next run nothing of it is left in data/: not in shards, tables, reports or names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import encodings, erase, erasures
+from pipeline.errors import DataError
+from pipeline.shards import map_shard
+from pipeline.tracking.lineage_tags import RegisteredVersion
+
+CANARY = "Ottilie Brandwater keeps the spare key behind seven loose bricks near the old mill pond."
+WORDS_IN_A_ROW = 3
+
+
+def texts_in(data: Path) -> Iterator[tuple[str, str]]:
+    """Everything that can be read in data/, with its place: names, raw bytes, Parquet columns, decoded tokens."""
+    encoding = encodings.load_encoding(data / "tokens" / encodings.RANKS_FILE)
+    for path in sorted(p for p in data.rglob("*") if p.is_file() and "samples" not in p.parts):
+        place = path.relative_to(data).as_posix()
+        yield f"name of {place}", path.name
+        yield place, path.read_bytes().decode(errors="ignore")
+        if path.suffix != ".parquet":
+            continue
+        table = pq.read_table(path)
+        if table.schema.names == ["tokens"]:
+            yield f"tokens of {place}", encoding.decode(map_shard(path, encoding.n_vocab).tolist(), errors="ignore")
+            continue
+        for name in table.schema.names:
+            for value in table[name].to_pylist():
+                yield f"{name} of {place}", value.decode(errors="ignore") if isinstance(value, bytes) else str(value)
+
+
+def leaks(data: Path) -> set[str]:
+    """Where any words in a row of the canary, in any case, can be read."""
+    words = CANARY.lower().rstrip(".").split()
+    grams = {" ".join(words[n : n + WORDS_IN_A_ROW]) for n in range(len(words) - WORDS_IN_A_ROW + 1)} | {"brandwater"}
+    return {place for place, text in texts_in(data) if any(gram in text.lower() for gram in grams)}
+
+
+def run_data_stages(project: Any) -> None:
+    project.run("ingest")
+    project.run("clean")
+    project.vouch()
+    project.run("tokenize")
+
+
+@pytest.fixture
+def planted(made: Any) -> Any:
+    """A corpus with the canary in a document, in a copy that clean drops, and in bytes that ingest cannot read."""
+    (made.root / "texts" / "ottilie-brandwater.txt").write_text(CANARY)
+    (made.root / "texts" / "shouted.txt").write_text(CANARY.upper())
+    (made.root / "texts" / "twice.txt").write_text(f"{CANARY}\n")
+    (made.root / "texts" / "unreadable.txt").write_bytes(CANARY.encode() + b"\xff")
+    run_data_stages(made)
+    places = leaks(made.path(""))
+    assert {"text", "name", "raw", "tokens"} <= {place.split(" of ")[0] for place in places}
+    return made
+
+
+@pytest.mark.parametrize("asked", ["id", "text"])
+def test_nothing_of_an_erased_document_is_left(planted: Any, asked: str) -> None:
+    """Erased by its id or by a part of its text, the canary and its copies are gone from everything after a run."""
+    with contextlib.chdir(planted.root):
+        by_part = erase.find([], "loose bricks", [])
+        erasure = erase.find([by_part.records[0].id[:10]], None, []) if asked == "id" else by_part
+        erase.record(erasure)
+        assert "brandwater" not in erasures.FILE.read_text().lower()
+    run_data_stages(planted)
+    assert leaks(planted.path("")) == set()
+    assert planted.manifest("documents/ingested").facts["documents"] == 40
+
+
+def test_an_erasure_holds_for_the_future(planted: Any) -> None:
+    """The same text under another name, years later, is refused again; and a run gives the same bytes every time."""
+    with contextlib.chdir(planted.root):
+        erase.record(erase.find([], CANARY, []))
+    run_data_stages(planted)
+    before = planted.manifest("documents/ingested").files, planted.manifest("tokens").files
+    (planted.root / "texts" / "zzz-again.txt").write_text(f"  {CANARY}\r\n")
+    run_data_stages(planted)
+    assert (planted.manifest("documents/ingested").files, planted.manifest("tokens").files) == before
+
+
+def test_what_is_concerned_is_named(planted: Any) -> None:
+    """Shards, checkpoints, versions and origins are listed, and a champion that saw the record is said to be one."""
+    digest = planted.manifest("tokens").digest
+    versions = [
+        RegisteredVersion("base", 1, (), "language-model", {"tokens": "0" * 64}),
+        RegisteredVersion("base", 2, ("champion",), "language-model", {"tokens": digest}),
+    ]
+    marked = {}
+    with contextlib.chdir(planted.root):
+        erasure = erase.find([], "loose bricks", versions)
+        erase.mark(erasure, lambda name, number, ids: marked.setdefault((name, number), sorted(ids)) is None)
+        said = "\n".join(erase.lines(erasure))
+    assert [trace.name for trace in erasure.records] == ["ottilie-brandwater.txt", "twice.txt", "unreadable.txt"]
+    assert [trace.name for trace in erasure.copies] == ["shouted.txt"]
+    assert "tokens/train-00000.parquet" in erasure.shards
+    assert "base version 2 is CHAMPION" in said
+    assert "base version 1: cannot be known here" in said
+    assert "still at its origin, which you own: texts ottilie-brandwater.txt" in said
+    in_tokens = {t.id for t in (*erasure.records, *erasure.copies) if t.tokens}
+    assert {key: set(ids) for key, ids in marked.items()} == {("base", 2): in_tokens}
+
+
+def test_purge_waits_until_the_data_is_clean(planted: Any) -> None:
+    """Old copies are removed only when data/ itself holds nothing erased any more; scratch goes with them."""
+    (planted.path("scratch") / "memo").mkdir(parents=True, exist_ok=True)
+    removed = []
+    with contextlib.chdir(planted.root):
+        erase.record(erase.find([], CANARY, []))
+        for stage in ("", "ingest", "clean"):
+            if stage:
+                planted.run(stage)
+            with contextlib.chdir(planted.root), pytest.raises(DataError, match="are still in data/"):
+                erase.purge(lambda: removed.append("cache"))
+        planted.vouch()
+        planted.run("tokenize")
+        assert (removed, planted.path("scratch").exists()) == ([], True)
+        erase.purge(lambda: removed.append("cache"))
+    assert (removed, planted.path("scratch").exists()) == (["cache"], False)
+
+
+def test_what_stands_nowhere_cannot_be_erased(made: Any) -> None:
+    """An id or a text that no record has is a DataError, and the text is not repeated."""
+    with contextlib.chdir(made.root):
+        with pytest.raises(DataError, match="no record has an id that begins with abcdef"):
+            erase.find(["abcdef"], None, [])
+        with pytest.raises(DataError) as caught:
+            erase.find([], CANARY, [])
+    assert "Brandwater" not in str(caught.value)

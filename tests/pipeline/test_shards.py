@@ -1,0 +1,250 @@
+"""Tokens come back from their shards as they went in, as memory, and from nothing that only looks like a shard."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import IntegrityError
+from pipeline.shards import BLOCK_TOKENS, ShardWriter, TokenRow, map_shard, map_split, read_index, token_type
+
+VOCAB = 300
+
+# Flips bits of a shard outside its tokens, each in a process of its own (Arrow ends its process at some footers).
+FLIPPER = """\
+import os
+from pathlib import Path
+import numpy as np
+from pipeline.errors import IntegrityError
+from pipeline.shards import map_shard
+whole = Path("t-00000.parquet").read_bytes()
+header = whole.index(bytes([0, 0, 1, 0, 2, 0, 3, 0]))
+right = map_shard(Path("t-00000.parquet"), 300).copy()
+devnull = os.open(os.devnull, os.O_WRONLY)
+for position in [*range(0, header, 2), *range(len(whole) - 300, len(whole), 3)]:
+    for mask in (0x01, 0x04, 0x80):
+        altered = bytearray(whole)
+        altered[position] ^= mask
+        Path("altered.parquet").write_bytes(altered)
+        child = os.fork()
+        if not child:
+            os.dup2(devnull, 2)
+            try:
+                os._exit(0 if np.array_equal(map_shard(Path("altered.parquet"), 300), right) else 1)
+            except IntegrityError:
+                os._exit(77)
+            except BaseException:
+                os._exit(70)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(position, mask, {0: "same", 77: "refused", -6: "aborted"}.get(ended, f"WRONG {ended}"))
+"""
+
+
+def write(folder: Path, documents: Iterable[list[int]], vocab_size: int = VOCAB) -> ShardWriter:
+    writer = ShardWriter(folder, "train", vocab_size, BLOCK_TOKENS)
+    for number, ids in enumerate(documents):
+        writer.add(f"d{number}", f"s{number % 2}", ids)
+    writer.close()
+    return writer
+
+
+def tokens_of(folder: Path, writer: ShardWriter) -> np.ndarray:
+    return np.asarray(map_split(folder, "train", vocab_size=writer.vocab_size, n_tokens=writer.n_tokens))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=st.lists(
+        st.one_of(
+            st.integers(1, 50), st.sampled_from([BLOCK_TOKENS - 1, BLOCK_TOKENS, BLOCK_TOKENS + 1, 2 * BLOCK_TOKENS])
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_reading_undoes_writing(tmp_path_factory: pytest.TempPathFactory, lengths: list[int]) -> None:
+    """Documents of any length, across blocks and shards, come back as one row of tokens in order."""
+    folder = tmp_path_factory.mktemp("shards")
+    everything = np.arange(sum(lengths)) * 7 % VOCAB
+    documents = np.split(everything, np.cumsum(lengths)[:-1])
+    writer = write(folder, [document.tolist() for document in documents])
+    assert np.array_equal(tokens_of(folder, writer), everything)
+    index = read_index(folder, "train").to_pydict()
+    assert index == {
+        "id": [f"d{number}" for number in range(len(lengths))],
+        "source": [f"s{number % 2}" for number in range(len(lengths))],
+        "first_token": [0, *np.cumsum(lengths)[:-1].tolist()],
+        "n_tokens": lengths,
+    }
+
+
+def test_every_token_lies_in_exactly_one_shard(tmp_path: Path) -> None:
+    """The shards hold the tokens one after the other, and only the last is filled up, with zeros."""
+    writer = write(tmp_path, [list(range(1, 201)) * 500, [7] * 50_000])
+    shards = [map_shard(path, VOCAB) for path in sorted(tmp_path.glob("train-*.parquet"))]
+    assert [len(shard) for shard in shards] == [BLOCK_TOKENS] * 3
+    joined = np.concatenate(shards)
+    assert joined[: writer.n_tokens].tolist() == list(range(1, 201)) * 500 + [7] * 50_000
+    assert not joined[writer.n_tokens :].any()
+
+
+def test_one_shard_is_read_without_a_copy(tmp_path: Path) -> None:
+    """With one shard the split is a read-only view of the file itself: no byte was copied."""
+    writer = write(tmp_path, [[1, 2, 3]])
+    tokens = tokens_of(tmp_path, writer)
+    owner = tokens
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    assert (isinstance(owner, np.memmap), tokens.flags.owndata, tokens.flags.writeable) == (True, False, False)
+    assert Path(owner.filename) == tmp_path / "train-00000.parquet"
+
+
+@given(start=st.integers(0, 4 * BLOCK_TOKENS), size=st.integers(0, 3 * BLOCK_TOKENS))
+def test_several_shards_are_one_row(several: tuple[TokenRow, np.ndarray], start: int, size: int) -> None:
+    """A slice across shards is the slice of all tokens; within one shard it is a view of the file."""
+    row, everything = several
+    assert len(row) == len(everything)
+    assert np.array_equal(row[start : start + size], everything[start : start + size])
+    assert not row[10:20].flags.owndata
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenRow, np.ndarray]:
+    """Three shards and what was written into them."""
+    folder = tmp_path_factory.mktemp("several")
+    everything = np.arange(3 * BLOCK_TOKENS - 5) * 7 % VOCAB
+    writer = write(folder, [everything.tolist()])
+    row = map_split(folder, "train", vocab_size=VOCAB, n_tokens=writer.n_tokens)
+    assert isinstance(row, TokenRow)
+    return row, everything
+
+
+def test_the_index_does_not_depend_on_how_documents_came(tmp_path: Path) -> None:
+    """One document at a time or all at once: equal files, also where the index has several row groups."""
+    n = 70_000
+    ids, sources = [f"d{number}" for number in range(n)], ["s"] * n
+    for name, step in (("one by one", 999), ("at once", n)):
+        (tmp_path / name).mkdir()
+        writer = ShardWriter(tmp_path / name, "train", VOCAB, BLOCK_TOKENS)
+        for i in range(0, n, step):
+            count = len(ids[i : i + step])
+            tokens = np.full(count, 7, np.uint16)
+            writer.extend(ids[i : i + step], sources[i : i + step], np.ones(count, np.int64), tokens)
+        writer.close()
+    files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one by one", "at once")]
+    assert files[0] == files[1]
+    assert read_index(tmp_path / "at once", "train")["first_token"].to_pylist() == list(range(n))
+
+
+def test_any_parquet_reader_reads_the_same_tokens(tmp_path: Path) -> None:
+    """To plain pyarrow a shard is a table of blocks, 65,536 little-endian tokens each."""
+    writer = write(tmp_path, [[5, 6, 299] * 30_000])
+    blocks = [
+        block
+        for path in sorted(tmp_path.glob("train-*.parquet"))
+        for block in pq.read_table(path, page_checksum_verification=True)["tokens"].to_pylist()
+    ]
+    tokens = np.frombuffer(b"".join(blocks), "<u2")[: writer.n_tokens]
+    assert np.array_equal(tokens, tokens_of(tmp_path, writer))
+
+
+@pytest.mark.parametrize(("vocab_size", "kind"), [(300, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
+def test_a_token_takes_as_many_bytes_as_the_vocabulary_needs(tmp_path: Path, vocab_size: int, kind: str) -> None:
+    """Up to 65,536 entries a token is two bytes, beyond that four; the largest id survives either way."""
+    writer = write(tmp_path, [[0, vocab_size - 1]], vocab_size)
+    tokens = tokens_of(tmp_path, writer)
+    assert (tokens.dtype, token_type(vocab_size), tokens.tolist()) == (kind, kind, [0, vocab_size - 1])
+
+
+def test_an_id_beyond_the_type_is_refused(tmp_path: Path) -> None:
+    """An id that does not fit is an error, never another id."""
+    with pytest.raises(OverflowError):
+        ShardWriter(tmp_path, "train", VOCAB, BLOCK_TOKENS).add("d", "s", [65_536])
+
+
+def test_a_split_without_documents_is_empty(tmp_path: Path) -> None:
+    """No document gives a split of no tokens, which reads as such."""
+    writer = write(tmp_path, [])
+    assert (len(tokens_of(tmp_path, writer)), read_index(tmp_path, "train").num_rows) == (0, 0)
+
+
+def test_writing_twice_gives_equal_bytes(tmp_path: Path) -> None:
+    """Shards depend on the tokens alone: what an earlier shard left in the buffer never shows."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, [[9] * BLOCK_TOKENS, [1, 2, 3]])
+    files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("a", "b")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("size", [0, 1000, BLOCK_TOKENS - 1, BLOCK_TOKENS + 1, 1 << 28])
+def test_a_shard_is_a_whole_number_of_blocks(tmp_path: Path, size: int) -> None:
+    """Other sizes of shard are refused before anything is written."""
+    with pytest.raises(ValueError, match="multiple of 65,536"):
+        ShardWriter(tmp_path, "train", VOCAB, size)
+
+
+def test_a_missing_shard_is_noticed(tmp_path: Path) -> None:
+    """Without its first shard, a split does not hold the tokens that were written."""
+    writer = write(tmp_path, [[1] * 100_000])
+    (tmp_path / "train-00000.parquet").unlink()
+    with pytest.raises(IntegrityError, match="holds 65,536 tokens where 100,000 were written"):
+        tokens_of(tmp_path, writer)
+
+
+BLOCK = pa.array([bytes(2 * BLOCK_TOKENS)] * 2, pa.binary(2 * BLOCK_TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("table", "options"),
+    [
+        (pa.table({"tokens": BLOCK}), {"compression": "zstd", "use_dictionary": False}),
+        (pa.table({"tokens": BLOCK}), {"compression": "NONE", "use_dictionary": True}),
+        (pa.table({"tokens": BLOCK}), {"compression": "NONE", "use_dictionary": False, "row_group_size": 1}),
+        (pa.table({"tokens": BLOCK, "more": BLOCK}), {"compression": "NONE", "use_dictionary": False}),
+        (pa.table({"tokens": [[1, 2, 3]]}), {"compression": "NONE", "use_dictionary": False}),
+        (pa.table({"tokens": BLOCK[:0]}), {"compression": "NONE", "use_dictionary": False}),
+    ],
+    ids=["compressed", "dictionary", "two row groups", "two columns", "lists", "no rows"],
+)
+def test_parquet_of_another_layout_is_refused(tmp_path: Path, table: pa.Table, options: dict[str, object]) -> None:
+    """A file that holds the tokens in any other way than ours is refused, not read as tokens."""
+    pq.write_table(table, tmp_path / "t-00000.parquet", **options)
+    with pytest.raises(IntegrityError, match="not a"):
+        map_shard(tmp_path / "t-00000.parquet", VOCAB)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"x" * 1000])
+def test_what_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+    """An empty, torn or foreign file is an IntegrityError that names it."""
+    (tmp_path / "t-00000.parquet").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"t-00000\.parquet: not a readable Parquet token shard"):
+        map_shard(tmp_path / "t-00000.parquet", VOCAB)
+
+
+def test_a_shard_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    """Two-byte tokens are not read as four-byte ones."""
+    write(tmp_path, [[1, 2, 3]])
+    with pytest.raises(IntegrityError, match="its page is"):
+        map_shard(tmp_path / "train-00000.parquet", 100_000)
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_of_the_layout_never_gives_other_tokens(
+    tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Wherever a bit of the page header or the footer flips, the tokens are the same or refused."""
+    writer = ShardWriter(tmp_path, "t", VOCAB, BLOCK_TOKENS)
+    writer.add("d", "s", list(range(VOCAB)) * 10)
+    writer.close()
+    said = python("-c", FLIPPER, cwd=tmp_path).stdout.splitlines()
+    assert [line for line in said if "WRONG" in line] == []
+    assert len(said) > 300

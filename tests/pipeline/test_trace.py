@@ -1,0 +1,120 @@
+"""A record can be followed from its source to its tokens and to the models that met it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from pipeline import encodings, trace
+from pipeline.documents import Document, Message, read_records
+from pipeline.errors import DataError
+from pipeline.shards import map_shard
+from pipeline.sightings import MEASURED, TRAINED, UNKNOWN, sightings
+from pipeline.tracking.lineage_tags import RegisteredVersion
+
+TEXT = "The cat sleeps in the barn, café 🌍 barn."
+
+
+def documents_of(project: Any) -> list[Document]:
+    return list(read_records(project.path("documents/ingested/documents.parquet"), Document))
+
+
+def test_every_document_is_found_by_its_id_and_its_tokens_spell_it(made: Any) -> None:
+    """The shard and the offset that trace names hold exactly the document's tokens."""
+    encoding = encodings.load_encoding(made.path("tokens") / encodings.RANKS_FILE)
+    for document in documents_of(made):
+        found = trace.by_id(document.id[:12], made.path(""))
+        assert found and (found.id, found.source, found.licence) == (document.id, "texts", "CC0-1.0")
+        assert (found.kind, found.name, found.verdict, found.match) == ("documents", document.name, "kept", "id")
+        assert found.tokens and len(found.tokens.shards) == 1
+        shard = map_shard(made.path("tokens") / found.tokens.shards[0], encoding.n_vocab)
+        ids = shard[found.tokens.offset : found.tokens.offset + found.tokens.n_tokens].tolist()
+        assert encoding.decode(ids[:-1]) == document.text.rstrip("\n")
+        assert ids[-1] == encoding.eot_token
+
+
+def test_a_document_over_a_shard_s_end_names_both_shards(made: Any) -> None:
+    """A document that begins in one shard and ends in the next is said to lie in both."""
+    for number in range(80):
+        words = " ".join(f"{number * 7919 * k % 100_003}" for k in range(1, 700))
+        (made.root / "texts" / f"long-{number}.txt").write_text(words)
+    for stage in ("ingest", "clean"):
+        made.run(stage)
+    made.vouch()
+    made.run("tokenize")
+    places = trace.token_places(made.path("tokens"), [d.id for d in documents_of(made)])
+    assert len(places) == 120
+    across = [place for place in places.values() if len(place.shards) == 2]
+    assert across and all(p.offset + p.n_tokens > 65_536 for p in across)
+
+
+def test_a_text_is_found_whole_or_in_part(made: Any) -> None:
+    """The same letters in another case and spacing equal; a part of the text is contained; and it is said which."""
+    [equal] = trace.by_text(TEXT.upper().replace(" ", "\n"), made.path(""))
+    contained = trace.by_text("cat sleeps in the", made.path(""))
+    assert (equal.match, equal.name) == ("equals", "cat-barn.txt")
+    assert [(t.match, t.name[:4]) for t in contained] == [("contains", "cat-")] * 5
+
+
+def test_what_was_turned_away_is_found_with_its_reason(made: Any) -> None:
+    """A duplicate is found in clean's quarantine, bytes that are no text in ingest's."""
+    (made.root / "texts" / "zz-copy.txt").write_text(TEXT + "\n")
+    (made.root / "texts" / "zz-bad.txt").write_bytes(b"a telling phrase \xff")
+    made.run("ingest")
+    made.run("clean")
+    first, copy = trace.by_text(TEXT, made.path(""))
+    assert (copy.name, copy.verdict, copy.quarantine) == ("zz-copy.txt", f"exact duplicate of {first.id}", "clean")
+    assert copy.tokens is None
+    [refused] = trace.by_text("a telling phrase", made.path(""))
+    assert (refused.kind, refused.name, refused.quarantine) == (trace.REFUSED, "zz-bad.txt", "ingest")
+    assert refused == trace.by_id(refused.id, made.path("")) or refused.match == "contains"
+    assert [t.id for t in trace.copies_of([first], made.path(""))] == [copy.id]
+
+
+def test_an_id_must_mean_one_record(made: Any) -> None:
+    """Too short a beginning, and one that no record has, are told apart."""
+    with pytest.raises(DataError, match="too short"):
+        trace.by_id("a", made.path(""))
+    assert trace.by_id("f" * 64, made.path("")) is None
+    assert trace.by_text("nobody wrote this", made.path("")) == []
+
+
+def test_the_models_that_met_a_document_are_named(made: Any) -> None:
+    """A training document reaches every model; a held-out one was measured on; a message reaches the classifier."""
+    with contextlib.chdir(made.root):
+        seen = {}
+        for document in documents_of(made):
+            found = trace.by_id(document.id)
+            assert found and found.tokens
+            seen[found.tokens.split] = [(s.model, s.how) for s in sightings(found, [])]
+        models = [f"checkpoints/{name}" for name in ("assistant", "base", "spam")]
+        assert seen == {
+            "train": [(model, TRAINED) for model in models],
+            "validation": [(model, MEASURED) for model in models],
+        }
+        how = {}
+        for message in read_records(made.path("examples/clean/messages.parquet"), Message):
+            found = trace.by_id(message.id)
+            assert found
+            how[message.split] = [(s.model, s.how) for s in sightings(found, [])]
+        assert how == {
+            "train": [("checkpoints/spam", TRAINED)],
+            "validation": [("checkpoints/spam", MEASURED)],
+            "test": [("checkpoints/spam", MEASURED)],
+        }
+
+
+def test_what_cannot_be_known_is_not_guessed(made: Any) -> None:
+    """A version made from tokens that are gone may have seen the document; one made from present tokens did."""
+    digest = made.manifest("tokens").digest
+    versions = [
+        RegisteredVersion("base", 1, (), "language-model", {"tokens": "0" * 64}),
+        RegisteredVersion("base", 2, ("champion",), "language-model", {"tokens": digest}),
+    ]
+    with contextlib.chdir(made.root):
+        found = next(t for d in documents_of(made) if (t := trace.by_id(d.id)) and t.split == "train")
+        assert [(s.version, s.how) for s in sightings(found, versions) if s.version] == [(1, UNKNOWN), (2, TRAINED)]
+        # One that only an earlier corpus held, and this one's tokens do not.
+        assert sightings(trace.absent("e" * 64), versions[1:]) == []

@@ -1,0 +1,141 @@
+"""What a training does around its steps: stopping early, going on with a change, running out of memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import pipeline.stages.pretrain
+from model.batches import TokenWindows
+from model.checkpoint import load_model
+from pipeline.errors import InputOutputError, IntegrityError, TryAgainError, machine_errors
+
+LOOKS = [3.0, 2.0, 2.5, 2.1, 1.0, 0.5]
+
+
+def looks_given(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
+    """Let the validation find these bits per byte, step by step."""
+
+    def watcher(*_: Any) -> Any:
+        return lambda _model, step: {"validation_loss": 1.0, "bits_per_byte": values[step - 1]}
+
+    monkeypatch.setattr(pipeline.stages.pretrain, "_watcher", watcher)
+
+
+def rows(project: Any, name: str) -> list[dict[str, str]]:
+    with (project.path("checkpoints/base") / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def stop_after(project: Any, step: int) -> None:
+    """End the process's part after a step, as a scheduler would."""
+    project.report.on_progress = lambda done: os.kill(os.getpid(), signal.SIGTERM) if done == step else None
+
+
+def test_training_ends_when_nothing_is_gained(made: Any, monkeypatch: pytest.MonkeyPatch, sha256_of: Any) -> None:
+    """With patience 2 the second look without a gain is the last, the weights are the best look's; run again: no step.
+
+    Stopped in between and resumed, it ends in the same bytes.
+    """
+    looks_given(monkeypatch, LOOKS)
+    settings = {"patience": 2, "evaluate_every": 1}
+    report = made.run("pretrain", **settings)
+    assert "step 4: no gain in 2 looks, so training ends here" in report.notes
+    assert [float(row["bits_per_byte"]) for row in rows(made, "validation.csv")] == LOOKS[:4]
+    files = sha256_of(made.path("checkpoints/base"))
+    made.report.on_progress = lambda done: pytest.fail(f"step {done} was trained again")
+    made.run("pretrain", **settings)
+    assert sha256_of(made.path("checkpoints/base")) == files
+    shutil.rmtree(made.path("scratch"))
+    for step in (1, 2, 3):
+        made.report = type(made.report)()
+        stop_after(made, step)
+        with pytest.raises(TryAgainError):
+            made.run("pretrain", **settings)
+    made.run("pretrain", **settings)
+    assert sha256_of(made.path("checkpoints/base")) == files
+
+
+def test_the_running_mean_is_what_is_kept(made: Any) -> None:
+    """With ema_decay the artefact's weights are not the last ones, and equal after stop and resume."""
+    made.run("pretrain")
+    plain = load_model(made.path("checkpoints/base"))
+    made.run("pretrain", ema_decay=0.9)
+    averaged = load_model(made.path("checkpoints/base"))
+    assert not torch.equal(plain.token_embedding.weight, averaged.token_embedding.weight)
+    shutil.rmtree(made.path("scratch"))
+    made.report = type(made.report)()
+    stop_after(made, 4)
+    with pytest.raises(TryAgainError):
+        made.run("pretrain", ema_decay=0.9)
+    made.run("pretrain", ema_decay=0.9)
+    again = load_model(made.path("checkpoints/base"))
+    assert all(torch.equal(a, b) for a, b in zip(averaged.parameters(), again.parameters(), strict=True))
+
+
+def test_going_on_with_other_threads_is_refused_or_recorded(made: Any) -> None:
+    """Two threads do not go on where one stopped (77), unless params allow it; then the artefact says what changed."""
+    shutil.rmtree(made.path("scratch"))
+    made.report = type(made.report)()
+    stop_after(made, 3)
+    with pytest.raises(TryAgainError):
+        made.run("pretrain")
+    made.report = type(made.report)()
+    made.compute = replace(made.compute, threads=2)
+    with pytest.raises(IntegrityError, match=r"threads was 1, is 2.*compute\.allow_changed_resume") as refused:
+        made.run("pretrain")
+    assert refused.value.exit_code == 77
+    made.compute = replace(made.compute, allow_changed_resume=True)
+    report = made.run("pretrain")
+    change = "threads was 1, is 2"
+    assert f"the run goes on with a change, so its weights will differ in their last bits: {change}" in report.notes
+    assert made.manifest("checkpoints/base").facts["resumed_with_changes"] == [f"from step 3: {change}"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")]
+)
+def test_running_out_of_memory_comes_with_advice(made: Any, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """The host's or the device's: exit code 74, and what to lower."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(TokenWindows, "__call__", fail)
+    with (
+        pytest.raises(InputOutputError, match=r"out of memory; lower .*batch.size") as refused,
+        machine_errors("pretrain"),
+    ):
+        made.run("pretrain", seed=9)
+    assert refused.value.exit_code == 74
+
+
+def test_a_spike_is_left_out_and_said(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that is skipped has no loss in the curve, and a line of its own."""
+    draw = TokenWindows.__call__
+
+    def spoiled(self: TokenWindows, position: int) -> Any:
+        batch = draw(self, position)
+        return replace(batch, targets=torch.full_like(batch.targets, 299)) if position == 40 else batch
+
+    monkeypatch.setattr(TokenWindows, "__call__", spoiled)
+    report = made.run("pretrain", steps=44, evaluate_every=44, spike_threshold=12.0)
+    assert [note for note in report.notes if "left out" in note and note.startswith("step 41: loss ")]
+    training = rows(made, "training.csv")
+    assert [row["step"] for row in training if row["train_loss"]] == [str(n) for n in range(1, 45) if n != 41]
+
+
+def test_the_record_says_how_fast_and_how_busy(made: Any) -> None:
+    """Tokens per second, the share of the peak, the gradient and the machine's load go to the run's record only."""
+    report = made.run("pretrain", seed=5)
+    assert {"tokens_per_second", "mfu", "grad_norm", "system/system_memory_usage_megabytes"} <= report.numbers.keys()
+    assert 0 < report.numbers["mfu"] < 1.5
+    assert "mfu" not in json.dumps(made.manifest("checkpoints/base").facts)
