@@ -35,7 +35,7 @@ def for_inference(model: GPT, weights: Weights) -> GPT:
     if weights == "int8" and not (on_cpu and _has("onednn", "qlinear_pointwise") and torch.cpu._is_vnni_supported()):
         raise ValueError("int8 weights need a CPU with VNNI instructions; use bfloat16")
     lean = copy.deepcopy(model).eval().requires_grad_(False)
-    if not on_cpu or not _has("mkldnn", "_linear_pointwise"):
+    if not on_cpu or (weights == "bfloat16" and not _packs_bfloat16()):
         return lean.bfloat16()
     kind = PackedLinear if weights == "bfloat16" else QuantizedLinear
     lean.head = kind(lean.head_weight(), None)
@@ -91,6 +91,13 @@ class QuantizedLinear(nn.Module):
             y += self._bias
         shaped: Tensor = y.to(x.dtype).view(*x.shape[:-1], -1)
         return shaped
+
+
+def _packs_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 here; with AVX2 alone it refuses, and torch's own slower product must do."""
+    if not _has("mkldnn", "_linear_pointwise") or not _has("mkldnn", "_is_mkldnn_bf16_supported"):
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _has(namespace: str, operation: str) -> bool:
