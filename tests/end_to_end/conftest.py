@@ -43,3 +43,14 @@ def clone(tmp_path: Path) -> Iterator[Clone]:
     fresh = clone_project(tmp_path)
     yield fresh
     fresh.stop_servers()
+
+
+@pytest.fixture
+def copied(finished: Clone, tmp_path: Path) -> Iterator[Clone]:
+    """A copy of the finished clone without its servers, records and training states: what is not changed is cached."""
+    root = tmp_path / "copied"
+    left = shutil.ignore_patterns(".homegrown", "mlruns", "mlflow.db*", "scratch")
+    shutil.copytree(finished.root, root, symlinks=True, ignore=left)
+    copy = Clone(root)
+    yield copy
+    copy.stop_servers()

@@ -149,26 +149,26 @@ def test_a_changed_parameter_remakes_its_part_and_no_more(finished: Clone, tmp_p
 
 
 def long_enough_to_stop(clone: Clone) -> None:
-    """Make pretraining take some ten seconds, with a checkpoint every second."""
-    clone.set(pretrain__steps="120", pretrain__batch_size="16", pretrain__d_model="64", pretrain__evaluate_every="60")
+    """Make pretraining take several seconds, with a checkpoint every second."""
+    clone.set(pretrain__steps="60", pretrain__batch_size="16", pretrain__d_model="64", pretrain__evaluate_every="30")
     clone.set(compute__checkpoint_every_seconds="1")
 
 
-def test_training_killed_in_the_middle_resumes_to_the_same_weights(clone: Clone) -> None:
+def test_training_killed_in_the_middle_resumes_to_the_same_weights(copied: Clone) -> None:
     """kill -9 of the training process, then `homegrown run`: it resumes, and every byte it leaves is the same."""
-    long_enough_to_stop(clone)
+    long_enough_to_stop(copied)
     with subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "run", "pretrain"],
-        cwd=clone.root, env=clone.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=copied.root, env=copied.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as first:  # fmt: skip
-        os.kill(wait_for_checkpoint(clone.root, first), signal.SIGKILL)
+        os.kill(wait_for_checkpoint(copied.root, first), signal.SIGKILL)
         assert first.wait(120) != 0
-    checkpoint = clone.root / "data/checkpoints/base"
+    checkpoint = copied.root / "data/checkpoints/base"
     assert not checkpoint.exists()
-    assert "resuming after step" in clone.homegrown("run", "pretrain").stdout
+    assert "resuming after step" in copied.homegrown("run", "pretrain").stdout
     resumed = {file.name: sha256(file) for file in checkpoint.iterdir()}
-    shutil.rmtree(clone.root / "data/scratch")
-    assert "resuming" not in clone.homegrown("run", "pretrain", "--force", "pretrain").stdout
+    shutil.rmtree(copied.root / "data/scratch")
+    assert "resuming" not in copied.homegrown("run", "pretrain", "--force", "pretrain").stdout
     assert {file.name: sha256(file) for file in checkpoint.iterdir()} == resumed
 
 
@@ -189,12 +189,11 @@ def wait_for_checkpoint(root: Path, run: subprocess.Popen[bytes]) -> int:
     pytest.fail("no checkpoint was saved in time")
 
 
-def test_sigterm_saves_and_exits_with_75(clone: Clone) -> None:
+def test_sigterm_saves_and_exits_with_75(copied: Clone) -> None:
     """SIGTERM to a training stage saves a checkpoint and exits 75; the next run goes on from exactly there."""
-    long_enough_to_stop(clone)
-    clone.homegrown("run", "tokenize")
+    long_enough_to_stop(copied)
     with subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "pretrain"], cwd=clone.root, env=clone.environment(),
+        [sys.executable, "-m", "pipeline", "pretrain"], cwd=copied.root, env=copied.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     ) as stage:  # fmt: skip
@@ -209,4 +208,4 @@ def test_sigterm_saves_and_exits_with_75(clone: Clone) -> None:
     assert complaint.startswith("homegrown: pretrain: stopped after step")
     assert len(complaint.splitlines()) == 1
     step = complaint.split("step ")[1].split()[0]
-    assert f"resuming after step {step} " in clone.homegrown("run", "pretrain").stdout
+    assert f"resuming after step {step} " in copied.homegrown("run", "pretrain").stdout

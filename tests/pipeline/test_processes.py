@@ -69,7 +69,7 @@ def spread(made: Any, tmp_path: Path) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharded", ["false", "true"])
+@pytest.mark.parametrize("sharded", [pytest.param("false", marks=pytest.mark.nightly), "true"])
 def test_two_processes_stop_and_go_on_like_one(
     spread: Any, sharded: str, sha256_of: Callable[[Path], dict[str, str]]
 ) -> None:
@@ -83,7 +83,7 @@ def test_two_processes_stop_and_go_on_like_one(
     command = [sys.executable, "-m", "pipeline", "pretrain"]
 
     def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, cwd=spread.root, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=spread.root, env=environment, capture_output=True, text=True, timeout=600)
 
     with subprocess.Popen(command, cwd=spread.root, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
