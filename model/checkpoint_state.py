@@ -123,6 +123,7 @@ def identity(state: TrainingState, fingerprint: Fingerprint) -> dict[str, Any]:
         "sharded": state.world.sharded,
         "device": state.device.type,
         "precision": str(state.precision),
+        "optimizers": [type(optimizer).__name__ for optimizer in state.optimizers.values()],
         "float32_products": torch.get_float32_matmul_precision(),
         "instructions": torch.backends.cpu.get_cpu_capability() if state.device.type == "cpu" else "",
         "torch": torch.__version__,

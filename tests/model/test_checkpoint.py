@@ -181,6 +181,15 @@ def test_another_runs_checkpoint_is_refused(
     assert resumed is not None and any(said in change for change in resumed.changes)
 
 
+def test_muon_in_another_precision_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that has no bfloat16 does not go on unasked where one that has it stopped."""
+    monkeypatch.setattr("model.hardware._cpu_multiplies_bfloat16", lambda: True)
+    save_checkpoint(tmp_path, start(precision="float32", optimizer="muon"), DATA)
+    monkeypatch.setattr("model.hardware._cpu_multiplies_bfloat16", lambda: False)
+    with pytest.raises(CheckpointMismatch, match=r"optimizers was \['Muon', 'AdamW'\], is \['Float32Muon', 'AdamW'\]"):
+        load_checkpoint(tmp_path, start(precision="float32", optimizer="muon"), DATA)
+
+
 def test_saving_and_loading_a_model_keeps_every_bit(tmp_path: Path) -> None:
     """A loaded model has the same configuration and weights, and the files depend on nothing else."""
     model = start().model
