@@ -1,7 +1,7 @@
 """Goes in: targets and what to force. Comes out: one run of the pipeline, prepared: locked, mended, planned, recorded.
 
 Everything of a run that needs no Prefect is here, so that it can be done (or refused) before Prefect is loaded, which
-takes a second or two: the registry check of a cached run, for one, works while Prefect is loading.
+takes a second or two: the registry check of a cached run, or a new project's ingestion, works while Prefect is loading.
 """
 
 from __future__ import annotations
@@ -76,10 +76,9 @@ class PipelineRun:
         return next(stage for stage in self.plan if stage.name == name)
 
     def start_early(self) -> None:
-        """Start what looks something up on every run, if all it waits for is cached."""
-        for stage in self.plan:
-            if stage.look:
-                self._early[stage.name] = self._launch(stage.name)
+        """Start the first stage that waits for nothing: until Prefect is up it has the machine to itself."""
+        if stage := next((stage for stage in self.plan if stage.ready), None):
+            self._early[stage.name] = self._launch(stage.name)
 
     def reproduce(self, name: str, log: Any) -> Outcome:
         """Let DVC bring one stage up to date, its lines shown and logged; raises what the stage ended with."""

@@ -64,6 +64,8 @@ class Params:
     """auto takes bfloat16 where the hardware multiplies it."""
     seed: int
     """Decides the head's and the adapters' first weights, the order of the examples, and what balance leaves out."""
+    from_scratch: bool = False
+    """Begin with random weights in the start's shape, to see what its training is worth to this task."""
     datasets: tuple[str, ...] = ()
     """The data sets to learn from; none named means every one of the task's kinds. Of documents, their sources."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -101,6 +103,8 @@ class Params:
             raise ValueError("lora_rank must be 0 or more, lora_alpha and beta above 0")
         if self.lora_rank and self.trainable != "all":
             raise ValueError(f"trainable is {self.trainable}, but with a lora_rank only adapters move; set it to all")
+        if self.from_scratch and (self.lora_rank or self.trainable != "all" or self.task == "preferences"):
+            raise ValueError("from_scratch needs all weights to learn (trainable: all, lora_rank: 0) from examples")
         if not 0 < self.teacher_share <= 1 or self.temperature <= 0:
             raise ValueError("teacher_share must lie above 0 and at most at 1, temperature above 0")
         if self.teacher and self.task not in ("instructions", "language-model"):
@@ -126,6 +130,7 @@ def run(
     import torch
 
     from model.checkpoint import load_model, save_model
+    from model.gpt import GPT
     from model.lora import adapt
 
     inputs = {"start": verify(start), "tokens": verify(tokens), "examples": verify(examples)}
@@ -140,7 +145,9 @@ def run(
         lesson, facts = prepare(params, before, tokens, inputs["tokens"], examples, report)
         if params.teacher:
             lesson = replace(lesson, objective=taught(params, before.config, tokens, f"finetunes.{name}"))
-        model = before.with_classifier(len(facts["labels"])) if facts["labels"] else load_model(start)
+        model = GPT(before.config) if params.from_scratch else load_model(start)
+        if facts["labels"]:
+            model = model.with_classifier(len(facts["labels"]))
         if params.lora_rank:
             added = adapt(model, rank=params.lora_rank, alpha=params.lora_alpha, targets=params.lora_targets)
             report.note(f"adapters of {added:,} parameters learn in place of the matrices beside them")
@@ -156,13 +163,15 @@ def run(
             report=report,
             objective=lesson.objective,
         )
-        after = as_language_model(trained.model, before)
-        forgetting = {
-            "bits_per_byte_before": bits_per_byte(before, tokens, inputs["tokens"]),
-            "bits_per_byte_after": bits_per_byte(after, tokens, inputs["tokens"]),
-        }
-        report.metrics(forgetting)
-        report.note("held-out text takes {:.3f} bits per byte before and {:.3f} after".format(*forgetting.values()))
+        forgetting = None
+        if not params.from_scratch:
+            after = as_language_model(trained.model, before)
+            forgetting = {
+                "bits_per_byte_before": bits_per_byte(before, tokens, inputs["tokens"]),
+                "bits_per_byte_after": bits_per_byte(after, tokens, inputs["tokens"]),
+            }
+            report.metrics(forgetting)
+            report.note("held-out text takes {:.3f} bits per byte before and {:.3f} after".format(*forgetting.values()))
     with commit(checkpoint, "checkpoint", params=params, inputs=digests) as draft:
         history = trained.history
         save_model(draft.path, trained.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -18,8 +19,9 @@ def main() -> int:
     spool.DELIVERY_LOCK.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(spool.DELIVERY_LOCK, timeout=0):
-            # Importing MLflow keeps a core busy for seconds, which a run with everything cached needs for itself; and
-            # nobody watches the curves of a run so short.
+            # Importing MLflow keeps a core busy for seconds, which a run with everything cached needs for itself, and
+            # nobody watches the curves of a run so short. In a longer one, what is recorded goes before the record.
+            os.nice(10)
             time.sleep(FIRST_DELIVERY_AFTER_SECONDS)
             from pipeline.tracking.delivery import deliver_until_done
 

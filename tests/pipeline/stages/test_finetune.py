@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import load_model
+from model.checkpoint import load_model, save_model
 from model.templates import PLAIN
 from pipeline import manifest
 from pipeline.documents import Instruction, Message, Preference, read_records, write_records
@@ -172,6 +172,7 @@ def test_a_wrong_setting_is_refused(made: Any, key: str, value: object) -> None:
         ("spam", {"lora_rank": 4, "trainable": "head"}, "with a lora_rank only adapters move; set it to all"),
         ("spam", {"lora_rank": 4, "lora_targets": ["querry"]}, "lora_targets names 'querry'"),
         ("assistant", {"lora_rank": 4, "lora_targets": ["head"]}, "adapted in classifiers only"),
+        ("spam", {"from_scratch": True, "trainable": "head"}, "from_scratch needs all weights to learn"),
         ("assistant", {"balance": True}, "balance and class_weights are for classification"),
         ("spam", {"packing": "packed"}, "packing is for instructions, but task is classification"),
         ("assistant", {"template": {"name": "own", "user": "{content}", "assistant": "A:"}}, "slot for the response"),
@@ -301,6 +302,22 @@ def test_forgetting_is_measured_on_the_same_text(made: Any) -> None:
     assert forgetting["bits_per_byte_after"] == forgetting["bits_per_byte_before"]
     other = made.manifest("checkpoints/assistant").facts["forgetting"]
     assert other["bits_per_byte_before"] == forgetting["bits_per_byte_before"]
+
+
+@pytest.mark.parametrize("name", ["assistant", "spam"])
+def test_from_scratch_owes_the_start_its_shape_alone(made: Any, sha256_of: Sha256, name: str) -> None:
+    """Whatever the start's weights are, random ones learn to the same end, and there is nothing to forget."""
+    made.run("finetune", name, from_scratch=True)
+    first = sha256_of(made.path(f"checkpoints/{name}"))["model.safetensors"]
+    assert made.manifest(f"checkpoints/{name}").facts["forgetting"] is None
+    other = load_model(made.path("checkpoints/base"))
+    with torch.no_grad():
+        for weights in other.parameters():
+            weights.mul_(2)
+    with manifest.commit(made.path("checkpoints/base"), "checkpoint") as draft:
+        save_model(draft.path, other)
+    made.run("finetune", name, from_scratch=True)
+    assert sha256_of(made.path(f"checkpoints/{name}"))["model.safetensors"] == first
 
 
 def test_an_altered_base_is_refused(made: Any) -> None:
