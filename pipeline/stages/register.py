@@ -15,7 +15,7 @@ from pipeline import lineage, run_page
 from pipeline.digests import digest_of
 from pipeline.errors import GateError
 from pipeline.evaluations.figures import SAMPLES_FILE
-from pipeline.manifest import read
+from pipeline.manifest import read, verify
 from pipeline.report import Report
 from pipeline.run_page import Judged
 
@@ -59,12 +59,31 @@ def run(
     params: Params, *, exports: Path, evaluations: Path, checkpoints: Path, models: list[str], report: Report
 ) -> None:
     """Register every model that the registry does not have by digest, and let each new one meet its champion."""
-    from pipeline.tracking.connection import connect
-    from pipeline.tracking.registry import register, write_summary
+    from pipeline.tracking import glance
+    from pipeline.tracking.registry import write_summary
 
     if params.maximum_forgetting is not None:
         for name in models:
             _refuse_forgetful(name, read(checkpoints / name).facts.get("forgetting"), params.maximum_forgetting)
+    wanted = digest_of({"prefix": params.prefix, "exports": {name: verify(exports / name).digest for name in models}})
+    versions = glance.recall(wanted) if (RUN_PAGE / run_page.PAGE).exists() else None
+    if versions is None:
+        versions = _registered(params, exports, evaluations, checkpoints, models, report)
+        glance.remember(wanted, versions)
+    write_summary(versions, SUMMARY)
+    for last in versions:
+        state = "registered" if last.is_new else "already registered"
+        report.note(f"{last.name} version {last.version} {state}, {' '.join(last.aliases) or 'no alias'}: {last.note}")
+    report.metrics({"registered": sum(v.is_new for v in versions), "models": len(versions)})
+
+
+def _registered(
+    params: Params, exports: Path, evaluations: Path, checkpoints: Path, models: list[str], report: Report
+) -> list[Version]:
+    """Each model's version in MLflow, made where there was none; and the page that shows them all."""
+    from pipeline.tracking.connection import connect
+    from pipeline.tracking.registry import register
+
     client = connect()
     commit, changed = lineage.commit_id()
     code = lineage.code_digest()
@@ -91,15 +110,11 @@ def run(
                 client=client,
             )
         )
-        last = versions[-1]
-        state = "registered" if last.is_new else "already registered"
-        report.note(f"{last.name} version {last.version} {state}, {' '.join(last.aliases) or 'no alias'}: {last.note}")
-    write_summary(versions, SUMMARY)
     judged = [_judged(name, version, client) for name, version in zip(models, versions, strict=True)]
     if run_page.write(RUN_PAGE, models=judged, evaluations=evaluations, checkpoints=checkpoints, links=_LINKS):
         report.keep(RUN_PAGE, RUN_PAGE.name)
         report.note(f"how the models learned and what they reach: {RUN_PAGE / run_page.PAGE}")
-    report.metrics({"registered": sum(v.is_new for v in versions), "models": len(versions)})
+    return versions
 
 
 def _refuse_forgetful(name: str, forgetting: Mapping[str, float] | None, limit: float) -> None:

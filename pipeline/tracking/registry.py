@@ -25,6 +25,7 @@ from pipeline.tracking.connection import connect, experiment_id, mlflow_errors
 from pipeline.tracking.spool import STATE
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+IS_CHAMPION = "is the champion"
 DIGEST_TAG = "homegrown.digest"
 _PROMOTION_LOCK = STATE / "locks" / "promotion.lock"
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
@@ -158,7 +159,7 @@ def _choose_alias(client: Any, name: str, number: int) -> tuple[str | None, str]
     aliases = _aliases(client, name)
     champion = aliases.get(CHAMPION)
     if champion == number:
-        return None, "is the champion"
+        return None, IS_CHAMPION
     if champion is None:
         return CHAMPION, "the first of its name"
     new, old = (client.get_model_version(name, str(v)).tags for v in (number, champion))

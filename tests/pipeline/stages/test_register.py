@@ -61,6 +61,19 @@ def test_registering_twice_makes_one_version_each(exported: Any) -> None:
     assert client.get_model_version("tiny-spam", "1").tags["homegrown.lineage.tokens - not here"] == tokens
 
 
+@pytest.mark.slow
+def test_mlflow_is_asked_only_when_something_has_changed(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With registry, exports and page as they were, MLflow is not loaded; a page that is gone is made again."""
+    exported.run("register")
+    with monkeypatch.context() as without:
+        without.setattr("pipeline.tracking.connection.connect", lambda: pytest.fail("MLflow was asked"))
+        assert exported.run("register").numbers == {"registered": 0, "models": 3}
+    page = exported.root / "data" / "reports" / "run" / "index.html"
+    page.unlink()
+    exported.run("register")
+    assert page.is_file()
+
+
 def test_a_missing_export_is_an_error(exported: Any) -> None:
     """A model that was not exported stops the stage, and the message names the folder."""
     shutil.rmtree(exported.path("exports/base"))
