@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,19 +38,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory, isolation: list[str]) -> 
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Iterator[Clone]:
+def clone(tmp_path: Path, lend_prefect_tables: Callable[[Path], None]) -> Iterator[Clone]:
     """A fresh clone in which nothing has run."""
     fresh = clone_project(tmp_path)
+    lend_prefect_tables(fresh.root)
     yield fresh
     fresh.stop_servers()
 
 
 @pytest.fixture
-def copied(finished: Clone, tmp_path: Path) -> Iterator[Clone]:
+def copied(finished: Clone, tmp_path: Path, lend_prefect_tables: Callable[[Path], None]) -> Iterator[Clone]:
     """A copy of the finished clone without its servers, records and training states: what is not changed is cached."""
     root = tmp_path / "copied"
     left = shutil.ignore_patterns(".homegrown", "mlruns", "mlflow.db*", "scratch")
     shutil.copytree(finished.root, root, symlinks=True, ignore=left)
+    lend_prefect_tables(root)
     copy = Clone(root)
     yield copy
     copy.stop_servers()

@@ -184,9 +184,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, servers.Server]]:
+def prefect_server(
+    tmp_path_factory: pytest.TempPathFactory, lend_prefect_tables: Callable[[Path], None]
+) -> Iterator[tuple[Path, servers.Server]]:
     """One Prefect server for the session, and the folder that it was started for."""
     root = tmp_path_factory.mktemp("server")
+    lend_prefect_tables(root)
     server = servers.ensure(root, servers.PREFECT, print)
     with pytest.MonkeyPatch.context() as patch:
         # Prefect reads its settings when a test first imports it, and never again.

@@ -181,9 +181,9 @@ def test_second_run_is_refused_and_a_dead_holder_s_lock_is_free(
     if not Path(shell).exists():
         pytest.skip(f"{shell} is not here")
     monkeypatch.setenv("SHELL", shell)
-    project.behave("read", sleep=60)
-    first = project.start("run", "read")
-    stage = psutil.Process(int(project.wait_for("pid.read").read_text()))
+    project.behave("upper", sleep=60)
+    first = project.start("run", "upper")
+    stage = psutil.Process(int(project.wait_for("pid.upper").read_text()))
     refused = project.homegrown("run")
     assert refused.returncode == 75
     assert refused.stderr.startswith(f"homegrown: another run is at work in this folder (pid {first.pid}, since ")
@@ -199,17 +199,21 @@ def test_second_run_is_refused_and_a_dead_holder_s_lock_is_free(
     stage.kill()  # a stage of ours would have tied itself to DVC; this one knows nothing
     left = project.flow_runs()[0]
     assert left["state_name"] == "Running"
-    project.behave("read")
-    assert states(project.run("read")) == {"read": "done"}
+    project.behave("upper")
+    assert states(project.run("upper")) == {"read": "cached", "upper": "done"}
     crashed = next(run for run in project.flow_runs() if run["id"] == left["id"])
     assert crashed["state_name"] == "Crashed"
 
 
-def test_registry_check_starts_before_prefect_is_asked(settled_project: Project) -> None:
-    """If all else is cached, the stage that always looks is at work before the flow is; with no flow it is stopped."""
-    settled_project.behave("publish", sleep=60)
-    with contextlib.chdir(settled_project.root), prepared(Path.cwd(), [], [], PlainDisplay()) as run:
-        stage = psutil.Process(int(settled_project.wait_for("pid.publish").read_text()))
+@pytest.mark.parametrize(("run_before", "first"), [(True, "publish"), (False, "read")])
+def test_first_stage_starts_before_prefect_is_asked(
+    make_project: Callable[..., Project], run_before: bool, first: str
+) -> None:
+    """What waits for nothing (a look, if all else is cached) is at work before the flow is; with no flow it ends."""
+    project = make_project(run_before=run_before)
+    project.behave(first, sleep=60)
+    with contextlib.chdir(project.root), prepared(Path.cwd(), [], [], PlainDisplay()) as run:
+        stage = psutil.Process(int(project.wait_for(f"pid.{first}").read_text()))
     assert not stage.is_running()
     assert {name: outcome.state for name, outcome in run.outcomes.items()} == dict.fromkeys(STAGES, "not run")
 
@@ -279,15 +283,16 @@ def test_environment_s_python_runs_the_stages(project: Project, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_run_outlives_prefect_s_server(bare_project: Project) -> None:
+def test_run_outlives_prefect_s_server(bare_project: Project, lend_prefect_tables: Callable[[Path], None]) -> None:
     """Prefect's server is killed in the middle of a run: the stages go on to the end, and the exit code is theirs.
 
     The next run starts the server again and marks what it never heard the end of.
     """
     project = bare_project
-    project.behave("read", sleep=5)
+    lend_prefect_tables(project.root)
+    project.behave("upper", sleep=5)
     process = project.start("run", "--json", "upper")
-    project.wait_for("pid.read", timeout=150)
+    project.wait_for("pid.upper", timeout=150)
     server = json.loads((project.root / ".homegrown/servers/prefect.json").read_text())
     os.kill(server["pid"], signal.SIGKILL)
     out, err = process.communicate(timeout=120)
