@@ -1,16 +1,17 @@
 """Token ids in, hidden states and logits out: one configurable decoder that covers the GPT-2 and the Llama families.
 
-Top to bottom: configuration, positions, cache, attention, feed-forward, block, network.
+Top to bottom: configuration, normalisation, attention, feed-forward, block, network. What they call has files of its
+own: rotary.py turns queries and keys by their positions, softmax_attention.py decides who looks at whom and mixes the
+values, key_value_cache.py remembers, cross_entropy.py is the loss, config_checks.py refuses impossible shapes.
 
 Shape suffixes of tensors: B rows of a batch, T new tokens, S tokens seen so far (cached and new), D d_model,
-H query heads, K key/value heads, G query heads per key/value head, C head_dim, F d_ff, V vocabulary, N classes,
-M = rows of a flattened (B, T).
+H query heads, K key/value heads, C head_dim, F d_ff, V vocabulary, N classes, M = rows of a flattened (B, T),
+X = whatever the heads of a projection have together.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,17 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config_checks import check_names, complete
 from model.cross_entropy import IGNORE, linear_cross_entropy
+from model.key_value_cache import KeyValueCache
 from model.outline import without_numbers
+from model.rotary import rotary_table, rotate
+from model.softmax_attention import attend, attention_mask
 
 __all__ = ["GPT", "IGNORE", "GPTConfig", "KeyValueCache"]
-
-PLAIN_ATTENTION_LIMIT = 1024
-"""Up to this many keys, on a CPU, two matrix products beat torch's fused attention (29 against 55 ms at 256 keys,
-forward and backward, one Zen 5 core, torch 2.13); beyond it the fused one wins, and on a GPU it always does."""
-
-ROOM_STEP = 64
-"""Tokens by which a cache grows."""
 
 
 @dataclass(frozen=True)
@@ -78,38 +76,7 @@ class GPTConfig:
     """0: a language model; otherwise a classifier with this many classes, read off the last token."""
 
     def __post_init__(self) -> None:
-        def settle(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
-        for name in ("vocab_size", "context_length", "n_layers", "n_heads", "d_model"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        for name, allowed in (("norm", NORMS), ("positions", POSITIONS), ("mlp", MLPS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(allowed)}")
-        if self.head_dim is None:
-            if self.d_model % self.n_heads:
-                raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}; give head_dim")
-            settle("head_dim", self.d_model // self.n_heads)
-        if self.n_kv_heads is None:
-            settle("n_kv_heads", self.n_heads)
-        if self.d_ff is None:
-            settle("d_ff", 4 * self.d_model if self.mlp == "gelu" else -(-8 * self.d_model // 192) * 64)
-        assert self.head_dim is not None and self.n_kv_heads is not None and self.d_ff is not None
-        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
-        if self.head_dim < 1 or self.d_ff < 1:
-            raise ValueError(f"head_dim {self.head_dim} and d_ff {self.d_ff} must be at least 1")
-        if self.positions == "rope" and self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd, but rotary positions need pairs")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}, but must be at least 0 and below 1")
-        if self.n_classes < 0 or self.n_classes == 1:
-            raise ValueError(f"n_classes is {self.n_classes}, but must be 0 (language model) or at least 2")
-        if self.rope_scaling is not None:
-            settle("rope_scaling", tuple(self.rope_scaling))
-            if len(self.rope_scaling) != 4:
-                raise ValueError("rope_scaling needs factor, low and high frequency factor, original context length")
+        complete(self)  # decides what was left open above; ValueError for a shape that cannot be
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -118,14 +85,7 @@ class GPTConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
         """Undo `to_dict`; an unknown or missing key raises ValueError and names the nearest known one."""
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                raise ValueError(f"unknown model setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in values]
-        if missing:
-            raise ValueError(f"model settings are missing: {', '.join(missing)}")
+        check_names(cls, values)
         return cls(**values)
 
     def parameter_count(self) -> int:
@@ -134,103 +94,14 @@ class GPTConfig:
             return sum(p.numel() for p in GPT(self).parameters())
 
 
-NORMS = ("layernorm", "rmsnorm")
-POSITIONS = ("learned", "rope")
-MLPS = ("gelu", "swiglu")
-
-
 def make_norm(config: GPTConfig, width: int) -> nn.Module:
     """The configured normalisation over the last dimension."""
     kind = nn.LayerNorm if config.norm == "layernorm" else nn.RMSNorm
     return kind(width, eps=config.norm_eps)
 
 
-def rotary_frequencies(config: GPTConfig) -> Tensor:
-    """Angle per position of each of the C/2 pairs (Su et al., "RoFormer"), with Llama 3's stretching where asked."""
-    assert config.head_dim is not None
-    exponent = torch.arange(0, config.head_dim, 2, device="cpu", dtype=torch.float32) / config.head_dim
-    frequency = 1.0 / config.rope_theta**exponent
-    if config.rope_scaling is None:
-        return frequency
-    factor, low, high, original = config.rope_scaling
-    # Waves shorter than original/high are kept, longer than original/low are stretched, between them a blend.
-    turns = original * frequency / (2 * math.pi)
-    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
-    return frequency * kept + frequency / factor * (1 - kept)
-
-
-def rotary_table(config: GPTConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine for every position, (context_length, C); both halves of a row are alike."""
-    angles = torch.outer(torch.arange(config.context_length, device="cpu").float(), rotary_frequencies(config))
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x_BHTC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (c, c + C/2): the half-split layout of Llama's published weights."""
-    low, high = x_BHTC.chunk(2, dim=-1)
-    return x_BHTC * cos + torch.cat((-high, low), dim=-1) * sin
-
-
-class KeyValueCache:
-    """Keys and values of the tokens already seen, so that a new token costs one row of attention."""
-
-    def __init__(self, config: GPTConfig, batch_size: int, capacity: int, like: Tensor) -> None:
-        """Room for `capacity` tokens per row, taken as it is needed, in the device and precision of `like`."""
-        self.config, self.batch_size, self.capacity, self.like = config, batch_size, capacity, like
-        self.length = 0
-        self.keys_LBKCS, self.values_LBKSC = self._zeros(0)
-
-    def _zeros(self, room: int) -> tuple[Tensor, Tensor]:
-        # Keys lie transposed in memory: a query meets them so, and a CPU multiplies in half the time.
-        L, B, K, C = self.config.n_layers, self.batch_size, self.config.n_kv_heads, self.config.head_dim
-        assert K is not None and C is not None
-        return self.like.new_zeros((L, B, K, C, room)), self.like.new_zeros((L, B, K, room, C))
-
-    def reserve(self, n_tokens: int) -> int:
-        """Make room for as many tokens in all, some more in advance; the room there is, filled or not.
-
-        Attention reads all of it, the unfilled part masked: a CPU would first copy what is not whole in memory.
-        """
-        room = self.keys_LBKCS.shape[-1]
-        if n_tokens > room:
-            keys, values = self._zeros(-(-n_tokens // ROOM_STEP) * ROOM_STEP)
-            keys[..., :room], values[..., :room, :] = self.keys_LBKCS, self.values_LBKSC
-            self.keys_LBKCS, self.values_LBKSC = keys, values
-        return self.keys_LBKCS.shape[-1]
-
-    def extend(self, layer: int, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new tokens of one layer; returns all of the layer's room, (B, K, S, C) twice."""
-        end = self.length + k_BKTC.shape[2]
-        self.keys_LBKCS[layer, ..., self.length : end] = k_BKTC.transpose(-2, -1)
-        self.values_LBKSC[layer, :, :, self.length : end] = v_BKTC
-        if self.length == 0:
-            return k_BKTC, v_BKTC  # the first tokens see one another only
-        return self.keys_LBKCS[layer].transpose(-2, -1), self.values_LBKSC[layer]
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows of the batch but these."""
-        self.batch_size = len(rows)
-        self.keys_LBKCS, self.values_LBKSC = self.keys_LBKCS[:, rows], self.values_LBKSC[:, rows]
-
-
-def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask_TS: Tensor | None, dropout: float) -> Tensor:
-    """Softmax attention; `mask_TS` (or B1TS) is added to the scores, None means plain causal. Returns (B, H, T, C)."""
-    B, H, T, C = q_BHTC.shape
-    K, S = k_BKSC.shape[1:3]
-    if q_BHTC.is_cpu and mask_TS is not None and (T == 1 or S <= PLAIN_ATTENTION_LIMIT):
-        # The G heads that share a key stand below one another as G·T queries, so no key is ever copied.
-        q_BKGTC = (q_BHTC * C**-0.5).reshape(B, K, H // K * T, C)
-        scores = (q_BKGTC @ k_BKSC.transpose(-2, -1)).view(B, K, H // K, T, S)
-        scores = scores + (mask_TS if mask_TS.dim() == 2 else mask_TS[:, None])
-        weights = F.dropout(scores.softmax(-1), dropout)
-        return (weights.view(B, K, H // K * T, S) @ v_BKSC).view(B, H, T, C)
-    causal = mask_TS is None
-    return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, mask_TS, dropout, is_causal=causal, enable_gqa=H != K)
-
-
 class Attention(nn.Module):
-    """Causal self-attention in which groups of query heads may share keys and values."""
+    """Causal self-attention, softmax(q·kᵀ / √C)·v, in which groups of query heads may share keys and values."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -382,31 +253,13 @@ class GPT(nn.Module):
             rope = (cos, sin) if positions.dim() == 1 else (cos[:, None], sin[:, None])
         x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
         room = T if cache is None else cache.reserve(past + T)
-        mask = self._mask(T, past, room if past else T, padding_B, documents_BT, x_BTD)
+        mask = attention_mask(T, past, room if past else T, padding_B, documents_BT, x_BTD)
         for block in self.blocks:
             x_BTD = block(x_BTD, rope, mask, cache)
         if cache is not None:
             cache.length += T
         hidden_BTD: Tensor = self.final_norm(x_BTD)
         return hidden_BTD
-
-    @staticmethod
-    def _mask(
-        T: int, past: int, room: int, padding_B: Tensor | None, documents_BT: Tensor | None, like: Tensor
-    ) -> Tensor | None:
-        """What to add to the scores, (T, S) or (B, 1, T, S): 0 where a token may look, -inf where not."""
-        plain = padding_B is None and documents_BT is None
-        if past == 0 and plain and not (like.is_cpu and T <= PLAIN_ATTENTION_LIMIT):
-            return None  # the fused kernel knows the causal pattern itself
-        query = torch.arange(past, past + T, device=like.device)[:, None]
-        key = torch.arange(room, device=like.device)[None, :]
-        hidden = key > query
-        if padding_B is not None:
-            # A padding token still sees itself: a row of -inf alone would make softmax NaN.
-            hidden = hidden | ((key < padding_B[:, None, None, None]) & (key != query))
-        if documents_BT is not None:
-            hidden = hidden | (documents_BT[:, None, :, None] != documents_BT[:, None, None, :])
-        return torch.zeros_like(hidden, dtype=like.dtype).masked_fill_(hidden, -math.inf)
 
     def head_weight(self) -> Tensor:
         """The matrix that turns hidden states into scores, (V, D) or (N, D)."""

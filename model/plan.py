@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FLOAT32 = 4
 PLAIN_ATTENTION_LIMIT = 1024
-"""model/gpt.py's: up to here a CPU keeps every attention weight."""
+"""model/softmax_attention.py's: up to here a CPU keeps every attention weight."""
 LOGITS_PER_CHUNK = 1_048_576
 """model/cross_entropy.py's."""
 CHUNK_COPIES = 4

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-import model.gpt
+from model import softmax_attention
 from model.gpt import GPT, IGNORE, GPTConfig, KeyValueCache
 from model.presets import PRESETS, preset
 
@@ -82,12 +82,12 @@ def test_left_padding_changes_nothing(shape: str) -> None:
 @torch.no_grad()
 def test_plain_and_fused_attention_agree(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The two ways to attend, chosen by length and device, give the same hidden states."""
-    model_ = random_model(SHAPES[shape])
+    model = random_model(SHAPES[shape])
     ids, padding = torch.randint(0, 31, (2, 24)), torch.tensor([0, 4])
-    plain, plain_padded = model_(ids), model_(ids, padding_B=padding)
-    monkeypatch.setattr(model.gpt, "PLAIN_ATTENTION_LIMIT", 0)
-    torch.testing.assert_close(model_(ids), plain, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(model_(ids, padding_B=padding)[1, 4:], plain_padded[1, 4:], rtol=1e-5, atol=1e-5)
+    plain, plain_padded = model(ids), model(ids, padding_B=padding)
+    monkeypatch.setattr(softmax_attention, "PLAIN_ATTENTION_LIMIT", 0)
+    torch.testing.assert_close(model(ids), plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(ids, padding_B=padding)[1, 4:], plain_padded[1, 4:], rtol=1e-5, atol=1e-5)
 
 
 @every_shape
@@ -113,7 +113,7 @@ def test_ignored_targets_leave_the_loss_unchanged() -> None:
 @torch.no_grad()
 def test_packed_documents_are_read_as_if_alone(shape: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three documents in one row, kept apart, have the hidden states that each has in a row of its own."""
-    monkeypatch.setattr(model.gpt, "PLAIN_ATTENTION_LIMIT", limit)
+    monkeypatch.setattr(softmax_attention, "PLAIN_ATTENTION_LIMIT", limit)
     network = random_model(SHAPES[shape])
     parts = torch.randint(0, 31, (2, 24)).split([5, 1, 18], dim=1)
     documents = torch.tensor([[0] * 5 + [1] + [2] * 18] * 2)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from model import cross_entropy, gpt, plan
+from model import cross_entropy, plan, softmax_attention
 from model.gpt import GPTConfig
 from model.presets import PRESETS, preset
 
@@ -109,7 +109,7 @@ def test_more_of_anything_takes_more() -> None:
 
 def test_the_plan_knows_the_models_constants() -> None:
     """What the plan repeats, so as not to load torch, is what the code has."""
-    assert plan.PLAIN_ATTENTION_LIMIT == gpt.PLAIN_ATTENTION_LIMIT
+    assert plan.PLAIN_ATTENTION_LIMIT == softmax_attention.PLAIN_ATTENTION_LIMIT
     assert plan.LOGITS_PER_CHUNK == cross_entropy.LOGITS_PER_CHUNK
 
 
