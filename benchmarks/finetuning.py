@@ -39,7 +39,7 @@ from pipeline.encodings import encoding_of, train_ranks  # noqa: E402
 
 SAMPLES = ROOT / "data" / "samples"
 VOCAB_SIZE, CONTEXT = 1500, 256  # the samples hold merges for some 1,700
-SHAPES = {"4 x 192": (4, 3, 192), "6 x 384": (6, 6, 384)}
+SHAPES = {"4 x 128": (4, 2, 128), "6 x 384": (6, 6, 384)}
 BATCH_SIZE = {"instructions": 22, "classification": 32}
 WARM_UP, STEPS = 3, 30
 OURS, TRAINER, GROUPED = "homegrown", "transformers Trainer", "transformers Trainer, grouped by length"

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from record_run import RESULTS, git, hardware
+from training import fast_precision
 
 RATES = (1e-3, 3e-3, 8e-3)
 MUON_RATE = 8e-3  # of AdamW beside Muon, for what is no matrix of a block
@@ -37,7 +38,14 @@ def learn(name: str, optimizer: str, rate: float, seed: int, corpus: dict[str, A
     windows = TokenWindows(corpus["train"], shape.context_length, shape.batch_size, seed)
     held_out = TokenWindows(corpus["validation"], shape.context_length, 64, 0)(0)
     one = contender(
-        name, shape, precision="bfloat16", compiled=False, steps=steps, optimizer=optimizer, rate=rate, seed=seed
+        name,
+        shape,
+        precision=corpus["precision"],
+        compiled=False,
+        steps=steps,
+        optimizer=optimizer,
+        rate=rate,
+        seed=seed,
     )
     curve, begun = [], time.process_time()
     for step in range(steps):
@@ -63,7 +71,7 @@ def main() -> None:
     alphabet = np.unique(text)
     ids = np.searchsorted(alphabet, text).astype(np.uint16)
     cut = int(0.9 * len(ids))
-    corpus = {"vocab_size": len(alphabet), "train": ids[:cut], "validation": ids[cut:]}
+    corpus = {"precision": fast_precision(), "vocab_size": len(alphabet), "train": ids[:cut], "validation": ids[cut:]}
     steps = arguments.tokens // (16 * 128) // LOOKS * LOOKS
     found: dict[str, Any] = {}
     for name in ("homegrown", "nanogpt", "transformers", "litgpt"):
@@ -83,6 +91,7 @@ def main() -> None:
         "hardware": hardware(),
         "load_after": os.getloadavg()[0],
         "shape": "4 layers x 128, 4 heads, context 128, GPT-2's form, 16 rows a batch, one token per byte",
+        "precision": corpus["precision"],
         "tokens": steps * 16 * 128,
         "contenders": found,
         "best_peer_bits_per_byte": best_peer,
