@@ -286,6 +286,8 @@ def execute(arguments: list[str]) -> int:
         os.environ["HOMEGROWN_DEBUG"] = "1"  # for the stages
     try:
         code = app(arguments or ["--help"], prog_name="homegrown", standalone_mode=False)
+        if code == 130:  # what Typer makes of a KeyboardInterrupt, without a word
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except HomegrownError as error:
         return _refuse(error, arguments)

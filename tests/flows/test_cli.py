@@ -100,6 +100,18 @@ def test_bug_of_ours_is_one_line_with_the_traceback_in_a_file(
     assert "Traceback" in bare_project.homegrown("run", "--debug").stderr
 
 
+def test_ctrl_c_is_one_line_and_130(bare_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is interrupted says so."""
+    from flows import launch
+
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch.displays, "choose", interrupt)
+    done = bare_project.homegrown("run")
+    assert (done.returncode, done.stderr) == (130, "homegrown: interrupted\n")
+
+
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     """`homegrown` alone is a question, and is answered."""
     assert cli.execute([]) == 0
