@@ -23,7 +23,7 @@ def test_help_is_quick_and_names_every_command(tmp_path: Path) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
-    for command in ("run", "plan", "ui", "schedule", "generate", "classify", "doctor"):
+    for command in ("run", "plan", "ui", "schedule", "generate", "chat", "classify", "doctor"):
         assert f"\n  {command} " in done.stdout
     program = "import sys, flows.cli; print(sorted({'torch', 'prefect', 'mlflow', 'dvc', 'rich'} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
