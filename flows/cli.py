@@ -142,6 +142,41 @@ def generate(
 
 
 @app.command()
+def chat(
+    model: Annotated[str, typer.Option(help="A registered model that was fine-tuned to answer.")] = "assistant",
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Said first, where a conversation has no system turn first.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write at most, in each answer.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Choose among this many likeliest tokens; 0: among all.")] = 50,
+    top_p: Annotated[float, typer.Option(help="Choose among the likeliest that together reach this share.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Choose among those this times as likely as the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: make what was written less likely.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End each answer before this text.")] = None,
+    weights: Annotated[str, typer.Option(help="float32, or bfloat16 or int8: faster, less exact.")] = "float32",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Talk with the registry's champion; off a terminal, answer a JSON conversation from each line of the input."""
+    _root()
+    from flows import chatting
+    from pipeline.loaded_model import Writing
+
+    how = Writing(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop or [],
+        seed=seed,
+    )
+    chatting.talk(model, weights, system, how)
+
+
+@app.command()
 def classify(
     text: Annotated[str, typer.Argument(help="The text to put into a class.")],
     model: Annotated[str, typer.Option(help="A registered classifier.")] = "spam",
@@ -286,6 +321,8 @@ def execute(arguments: list[str]) -> int:
         os.environ["HOMEGROWN_DEBUG"] = "1"  # for the stages
     try:
         code = app(arguments or ["--help"], prog_name="homegrown", standalone_mode=False)
+        if code == 130:  # what Typer makes of a KeyboardInterrupt, without a word
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except HomegrownError as error:
         return _refuse(error, arguments)

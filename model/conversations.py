@@ -10,7 +10,7 @@ from model.gpt import IGNORE
 from model.templates import ALPACA, CHATML, PLAIN, TEMPLATES, PromptTemplate
 
 __all__ = ["ALPACA", "CHATML", "PLAIN", "TEMPLATES", "PromptTemplate", "Turn"]
-__all__ += ["encode_labelled", "encode_pair", "encode_turns"]
+__all__ += ["encode_labelled", "encode_pair", "encode_prompt", "encode_turns"]
 
 
 class Turn(NamedTuple):
@@ -31,6 +31,33 @@ def encode_turns(
     end-of-text. What comes after it is left out, since nothing is learned there. Raises ValueError for a talk without
     a response, for an empty one, and for a role that the template does not know.
     """
+    for turn in turns:
+        if turn.role == "assistant":
+            _refuse_empty(turn.content)
+    ids, learned, _ = _read(encode, template, turns, end_id)
+    if not any(learned):
+        raise ValueError("the talk has no response, so there is nothing to learn from")
+    if template.closing:
+        ids, learned = [*ids, end_id], [*learned, True]
+    return Example(ids[:-1], [i if learn else IGNORE for i, learn in zip(ids[1:], learned[1:], strict=True)])
+
+
+def encode_prompt(
+    encode: Callable[[str], list[int]], template: PromptTemplate, turns: Sequence[Turn], *, end_id: int
+) -> list[int]:
+    """What a model reads before its next response: the ids that `encode_turns` gives a talk that goes on with one.
+
+    A response that the model left empty is read as it stands. Raises ValueError for a role that the template does not
+    know.
+    """
+    ids, _, heard = _read(encode, template, turns, end_id)
+    return ids + encode(heard + template.opening)
+
+
+def _read(
+    encode: Callable[[str], list[int]], template: PromptTemplate, turns: Sequence[Turn], end_id: int
+) -> tuple[list[int], list[bool], str]:
+    """A talk's ids to the end of its last response, whether each is the model's own, and the text of what follows."""
     ids: list[int] = []
     learned: list[bool] = []
 
@@ -44,15 +71,11 @@ def encode_turns(
             heard += template.turn(turn.role, turn.content)
             continue
         add(encode(heard + template.opening), False)
-        add(_response_ids(encode, template, turn.content), True)
+        add(encode(turn.content + template.closing), True)
         if not template.closing:
             add([end_id], True)
         heard = ""
-    if not any(learned):
-        raise ValueError("the talk has no response, so there is nothing to learn from")
-    if template.closing:
-        add([end_id], True)
-    return Example(ids[:-1], [i if learn else IGNORE for i, learn in zip(ids[1:], learned[1:], strict=True)])
+    return ids, learned, heard
 
 
 def encode_pair(
@@ -72,7 +95,8 @@ def encode_pair(
     ValueError when the response is empty, or does not fit with at least one token of the prompt.
     """
     prompt_ids = encode(template.prompt(instruction, input))
-    response_ids = _response_ids(encode, template, response)
+    _refuse_empty(response)
+    response_ids = encode(response + template.closing)
     if context_length is not None:
         if len(response_ids) >= context_length:
             raise ValueError(
@@ -86,10 +110,9 @@ def encode_pair(
     return Example(ids, targets)
 
 
-def _response_ids(encode: Callable[[str], list[int]], template: PromptTemplate, response: str) -> list[int]:
+def _refuse_empty(response: str) -> None:
     if not response.strip():
         raise ValueError("the response is empty, so there is nothing to learn from")
-    return encode(response + template.closing)
 
 
 def encode_labelled(

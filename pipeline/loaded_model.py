@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pipeline import encodings
 from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.exporters.huggingface import CONFIG_FILE, WEIGHTS_FILE
 from pipeline.manifest import verify
+from pipeline.talks import turns_of
 
 if TYPE_CHECKING:
     import tiktoken
 
+    from model.conversations import Turn
     from model.generation import Stop
     from model.gpt import GPT
     from model.templates import PromptTemplate
@@ -36,6 +38,23 @@ class Classification(TypedDict):
     probabilities: dict[str, float]
 
 
+class Writing(TypedDict, total=False):
+    """How text is written. What is not here is as in `Sampling` of model/generation.py, but top_k 0 sets no limit."""
+
+    max_new_tokens: int
+    """Tokens to write at most; 128 unless given."""
+    temperature: float
+    """0.7 unless given."""
+    top_k: int
+    """50 unless given."""
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    stop: Sequence[str]
+    """The text ends before the first of these strings in it."""
+    seed: int
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model in memory with all it needs to be asked."""
@@ -48,10 +67,54 @@ class LoadedModel:
     labels: list[str]
 
     def generate(
+        self, prompts: Sequence[str], *, inputs: Sequence[str] | None = None, **how: Unpack[Writing]
+    ) -> list[str]:
+        """What the model writes after each prompt; an instructed model answers the prompt about the input, if given.
+
+        Raises ConfigurationError for a classifier, and for more than a request may ask for.
+        """
+        self._require_writer()
+        _refuse_too_much(prompts)
+        encode = self.encoding.encode_ordinary
+        if self.template:
+            given = inputs or [""] * len(prompts)
+            ids = [encode(self.template.prompt(prompt, text)) for prompt, text in zip(prompts, given, strict=True)]
+        else:
+            ids = [[self.encoding.eot_token, *encode(prompt)] for prompt in prompts]
+        return self._write(ids, **how)
+
+    def chat(self, conversations: Sequence[Sequence[Mapping[str, str]]], **how: Unpack[Writing]) -> list[str]:
+        """What the assistant says next in each conversation: {"role": …, "content": …} by turns, the user's last.
+
+        The model reads the tokens that training would have given it up to there. Of a conversation longer than the
+        context it reads the end, as of a prompt: the first turns go, be they the system's. Raises ConfigurationError
+        for a model that learned no turns, for what is no conversation, and for more than a request may ask for.
+        """
+        from model.conversations import encode_prompt
+
+        template, encode, end_id = self.require_template(), self.encoding.encode_ordinary, self.encoding.eot_token
+        talks = _turns_of_each(conversations)
+        _refuse_too_much(["".join(turn.content for turn in talk) for talk in talks])
+        return self._write([encode_prompt(encode, template, talk, end_id=end_id) for talk in talks], **how)
+
+    def require_template(self) -> PromptTemplate:
+        """What turns are rendered through; ConfigurationError for a model that learned none."""
+        self._require_writer()
+        if self.template is None:
+            raise ConfigurationError(
+                f"{self.name} has no template to chat through: use `homegrown generate`, or a model fine-tuned on "
+                "instructions or conversations"
+            )
+        return self.template
+
+    def _require_writer(self) -> None:
+        if self.task == "classification":
+            raise ConfigurationError(f"{self.name} is a classifier: use `homegrown classify`")
+
+    def _write(
         self,
-        prompts: Sequence[str],
+        ids: Sequence[Sequence[int]],
         *,
-        inputs: Sequence[str] | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.7,
         top_k: int = 50,
@@ -61,31 +124,15 @@ class LoadedModel:
         stop: Sequence[str] = (),
         seed: int = 0,
     ) -> list[str]:
-        """What the model writes after each prompt; an instructed model answers the prompt about the input, if given.
-
-        Each text ends before the first of the `stop` strings in it. The other settings are those of `Sampling` in
-        model/generation.py, but that top_k 0 sets no limit. Raises ConfigurationError for a classifier, and for more
-        than a request may ask for.
-        """
+        """The text that follows each row; a response loses its outer spaces."""
         from model.generation import generate
 
-        if self.task == "classification":
-            raise ConfigurationError(f"{self.name} is a classifier: use `homegrown classify`")
-        _refuse_too_much(prompts)
         if len(stop) > MAX_STOPS or not all(stop):
             raise ConfigurationError(f"{len(stop)} stop strings; give at most {MAX_STOPS}, none of them empty")
         if not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
             raise ConfigurationError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MAX_NEW_TOKENS}")
-        if self.template:
-            given = inputs or [""] * len(prompts)
-            ids = [
-                self.encoding.encode_ordinary(self.template.prompt(prompt, text))
-                for prompt, text in zip(prompts, given, strict=True)
-            ]
-            if closing := self.template.closing.strip():
-                stop = [*stop, closing]
-        else:
-            ids = [[self.encoding.eot_token, *self.encoding.encode_ordinary(prompt)] for prompt in prompts]
+        if self.template and (closing := self.template.closing.strip()):
+            stop = [*stop, closing]
         try:
             written = generate(
                 self.model,
@@ -183,6 +230,19 @@ def _stop_at(strings: Sequence[str], encoding: tiktoken.Encoding) -> Stop | None
 def _before(strings: Sequence[str], text: str) -> str:
     """The text up to the first of the strings."""
     return text[: min((at for string in strings if (at := text.find(string)) >= 0), default=len(text))]
+
+
+def _turns_of_each(conversations: Sequence[object]) -> list[list[Turn]]:
+    """The turns of each conversation; of several, the error says which one is wrong."""
+    talks = []
+    for number, conversation in enumerate(conversations, 1):
+        try:
+            talks.append(turns_of(conversation))
+        except ConfigurationError as error:
+            if len(conversations) == 1:
+                raise
+            raise ConfigurationError(f"conversation {number}: {error}") from error
+    return talks
 
 
 def _refuse_too_much(texts: Sequence[str]) -> None:

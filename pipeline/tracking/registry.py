@@ -131,15 +131,20 @@ def _signature(task: str) -> tuple[Any, Any]:
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Map
+    from mlflow.types.schema import AnyType, Map
 
     text = DataType.string
     if task == "classification":
         outputs = Schema([ColSpec(text, "label"), ColSpec(Map(DataType.double), "probabilities")])
         return ModelSignature(Schema([ColSpec(text, "text")]), outputs), pd.DataFrame({"text": ["see you at eight"]})
-    inputs = [ColSpec(text, "prompt")]
+    talks = task in ("instructions", "preferences")
+    inputs = [ColSpec(text, "prompt", required=not talks)]
     if task == "instructions":
         inputs.append(ColSpec(text, "input", required=False))
+    if talks:
+        # Not Array(Object(role, content)), though MLflow has it: with an array anywhere in a signature it makes one row
+        # of all prompts that come by column or as `instances`, and refuses rows with messages beside rows without.
+        inputs.append(ColSpec(AnyType(), "messages", required=False))
     options = ParamSchema(
         [
             ParamSpec("max_new_tokens", DataType.long, 64),

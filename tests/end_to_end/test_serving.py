@@ -76,6 +76,8 @@ def test_champions_answer_over_http(finished: Clone) -> None:
         question = {"prompt": "Which city is named?", "input": "We met in Lisbon."}
         [answer] = json.loads(fetch(address, {"dataframe_records": [question]}))["predictions"]
         assert isinstance(answer["text"], str)
+        said = [{"role": "user", "content": "Which city is named?\n\n### Input:\nWe met in Lisbon."}]
+        assert json.loads(fetch(address, {"dataframe_records": [{"messages": said}]}))["predictions"] == [answer]
     with served(finished, "spam") as address:
         [answer] = json.loads(fetch(address, {"dataframe_records": [{"text": "win now"}]}))["predictions"]
         assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)

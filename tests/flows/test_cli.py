@@ -23,7 +23,7 @@ def test_help_is_quick_and_names_every_command(tmp_path: Path) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
-    for command in ("run", "plan", "ui", "schedule", "generate", "classify", "doctor"):
+    for command in ("run", "plan", "ui", "schedule", "generate", "chat", "classify", "doctor"):
         assert f"\n  {command} " in done.stdout
     program = "import sys, flows.cli; print(sorted({'torch', 'prefect', 'mlflow', 'dvc', 'rich'} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
@@ -98,6 +98,18 @@ def test_bug_of_ours_is_one_line_with_the_traceback_in_a_file(
     assert line.startswith("homegrown: a bug of ours: ZeroDivisionError: division by zero; the traceback is in ")
     assert "ZeroDivisionError" in (bare_project.root / line.rpartition(" ")[2]).read_text()
     assert "Traceback" in bare_project.homegrown("run", "--debug").stderr
+
+
+def test_ctrl_c_is_one_line_and_130(bare_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is interrupted says so."""
+    from flows import launch
+
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch.displays, "choose", interrupt)
+    done = bare_project.homegrown("run")
+    assert (done.returncode, done.stderr) == (130, "homegrown: interrupted\n")
 
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.batches import collate
-from model.conversations import ALPACA, CHATML, PLAIN, Turn, encode_labelled, encode_pair, encode_turns
+from model.conversations import ALPACA, CHATML, PLAIN, Turn, encode_labelled, encode_pair, encode_prompt, encode_turns
 from model.gpt import GPT, IGNORE, GPTConfig
 from model.templates import PromptTemplate
 
@@ -82,6 +82,17 @@ def test_a_closing_is_learned_with_its_response() -> None:
     assert decode(example.ids) == heard + "Hello.<|im_end|>\n"
     assert isinstance(example.targets, list)
     assert decode(example.targets) == "_" * (len(heard) - 1) + "Hello.<|im_end|>\n|"
+
+
+@pytest.mark.parametrize("template", [ALPACA, CHATML, PLAIN])
+def test_a_talk_is_asked_to_go_on_as_it_was_learned(template: PromptTemplate) -> None:
+    """What a model reads before a response is what it read there in training; an empty response is read as it is."""
+    example = encode_turns(encode, template, [*TALK, Turn("assistant", "4")], end_id=END)
+    prompt = encode_prompt(encode, template, TALK, end_id=END)
+    assert example.ids == prompt + encode("4" + template.closing)
+    said = decode(encode_prompt(encode, template, [Turn("assistant", ""), Turn("user", "Hi")], end_id=END))
+    closed = template.closing or "|"
+    assert said == template.begins + template.opening + closed + template.turn("user", "Hi") + template.opening
 
 
 @pytest.mark.parametrize("template", [ALPACA, CHATML, PLAIN])

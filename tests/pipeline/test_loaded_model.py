@@ -7,11 +7,51 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from model.templates import PLAIN
-from pipeline import manifest
+from model.conversations import Turn, encode_turns
+from model.gpt import GPT, IGNORE, GPTConfig
+from model.templates import PLAIN, TEMPLATES, PromptTemplate, template_of
+from pipeline import encodings, manifest
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
-from pipeline.loaded_model import load
+from pipeline.loaded_model import LoadedModel, load
+
+OWN = template_of({"name": "own", "user": "Question: {content}\n", "assistant": "Answer: {content}\n"})
+TALK = [
+    Turn("system", "Be kind."),
+    Turn("user", "Hi"),
+    Turn("assistant", " Hello.\n"),
+    Turn("tool", "7"),
+    Turn("user", "<|im_end|>\n\n"),
+]
+# Merges such as ".\n" and "\n\n#", so that where a text is cut into pieces shows in its tokens.
+ENCODING = encodings.encoding_of(
+    encodings.train_ranks([t.begins + t.turn(*turn) for t in (*TEMPLATES.values(), OWN) for turn in TALK] * 2, 330)
+)
+
+
+def chatty(template: PromptTemplate | None, context_length: int = 4096) -> LoadedModel:
+    """A model with random weights, asked through the template."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"n_layers": 1, "n_heads": 2, "d_model": 16, "context_length": context_length}
+    model = GPT(GPTConfig(vocab_size=ENCODING.n_vocab, **shape)).eval()
+    return LoadedModel("chatty", "instructions", model, ENCODING, template, [])
+
+
+def messages(turns: list[Turn]) -> list[dict[str, str]]:
+    """Turns as a caller sends them."""
+    return [turn._asdict() for turn in turns]
+
+
+def read_by(model: LoadedModel, turns: list[Turn]) -> list[int]:
+    """The tokens that the model itself is given first when it is asked to go on with a talk."""
+    seen: list[list[int]] = []
+    hook = model.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0].tolist()))
+    model.chat([messages(turns)], max_new_tokens=1)
+    hook.remove()
+    return seen[0]
 
 
 def test_a_language_model_continues_each_prompt(made: Any) -> None:
@@ -72,6 +112,66 @@ def test_a_long_prompt_keeps_its_end(made: Any) -> None:
     assert len(model.generate(["word " * 10_000], max_new_tokens=2)) == 1
 
 
+SAID = st.text(max_size=12)
+HEARD = st.builds(Turn, st.sampled_from(["system", "user", "tool"]), SAID)
+OF_THE_MODEL = st.builds(Turn, st.just("assistant"), SAID.filter(str.strip))
+
+
+@settings(deadline=None)
+@given(
+    template=st.sampled_from([*TEMPLATES.values(), OWN]),
+    before=st.lists(HEARD | OF_THE_MODEL, max_size=6),
+    question=st.builds(Turn, st.just("user"), SAID),
+    response=OF_THE_MODEL,
+)
+def test_a_conversation_is_asked_as_it_was_learned(
+    template: PromptTemplate, before: list[Turn], question: Turn, response: Turn
+) -> None:
+    """The model reads the training example's tokens up to the last response, whatever was said and in what order."""
+    example = encode_turns(ENCODING.encode_ordinary, template, [*before, question, response], end_id=ENCODING.eot_token)
+    learned = [target != IGNORE for target in example.targets]
+    last_response = max(at for at, now in enumerate(learned) if now and not learned[at - 1])
+    assert read_by(chatty(template), [*before, question]) == example.ids[: last_response + 1]
+
+
+@pytest.mark.parametrize("template", [*TEMPLATES.values(), OWN], ids=lambda template: template.name)
+def test_a_prompt_is_a_conversation_of_one_turn(template: PromptTemplate) -> None:
+    """The same text, greedy or drawn, alone or beside a longer conversation; an answer can be sent back, even ""."""
+    model = chatty(template)
+    for how in ({"temperature": 0.0}, {"temperature": 1.0, "seed": 3, "stop": ["e"]}):
+        [answer] = model.generate(["Hi"], max_new_tokens=9, **how)  # type: ignore[arg-type]
+        asked = [messages([Turn("user", "Hi")]), messages(TALK)]
+        assert model.chat(asked, max_new_tokens=9, **how)[0] == answer  # type: ignore[arg-type]
+        for said in (answer, ""):
+            further = [Turn("user", "Hi"), Turn("assistant", said), Turn("user", "?")]
+            assert len(model.chat([messages(further)], max_new_tokens=2)) == 1
+
+
+def test_a_long_conversation_keeps_its_end() -> None:
+    """Longer than the context, it is asked by its last tokens, as a long prompt is."""
+    whole = read_by(chatty(PLAIN), TALK)
+    assert read_by(chatty(PLAIN, context_length=16), TALK) == whole[-16:]
+
+
+@pytest.mark.parametrize(
+    ("conversations", "options", "said"),
+    [
+        ([], {}, "0 texts in one request; give 1 to 256"),
+        ([messages(TALK)] * 257, {}, "257 texts in one request"),
+        ([messages([Turn("user", "a" * 50_000), Turn("user", "a" * 50_001)])], {}, "a text of 100,001 characters"),
+        ([messages(TALK)], {"max_new_tokens": 1025}, "max_new_tokens is 1025"),
+        ([messages(TALK)], {"stop": [""]}, "1 stop strings"),
+        ([messages(TALK)], {"temperature": -1.0}, "chatty: temperature"),
+        ([[]], {}, "^the conversation is empty"),
+        ([messages(TALK), [{"role": "user"}]], {}, "^conversation 2: turn 1 must have a content"),
+    ],
+)
+def test_more_than_a_conversation_may_ask_is_refused(conversations: Any, options: dict[str, Any], said: str) -> None:
+    """The limits are those of prompts, and of several conversations the one at fault is named."""
+    with pytest.raises(ConfigurationError, match=said):
+        chatty(PLAIN).chat(conversations, **options)
+
+
 @pytest.mark.parametrize(
     ("prompts", "options", "said"),
     [
@@ -99,6 +199,10 @@ def test_each_model_is_asked_for_what_it_does(made: Any) -> None:
         load(made.path("exports/spam")).generate(["a"])
     with pytest.raises(ConfigurationError, match="base is not a classifier: use `homegrown generate`"):
         load(made.path("exports/base")).classify(["a"])
+    with pytest.raises(ConfigurationError, match="spam is a classifier: use `homegrown classify`"):
+        load(made.path("exports/spam")).chat([messages(TALK)])
+    with pytest.raises(ConfigurationError, match="base has no template to chat through: use `homegrown generate`"):
+        load(made.path("exports/base")).chat([messages(TALK)])
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "homegrown.json", "tokenizer.tiktoken"])
