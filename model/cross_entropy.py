@@ -77,7 +77,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 total += z_loss * log_z_M.square().where(kept, 0.0).sum()
                 p_MV *= (1 + 2 * z_loss * log_z_M)[:, None]
             p_MV.scatter_add_(1, safe, torch.full_like(safe, -1, dtype=p_MV.dtype))
-            p_MV *= kept[:, None]
+            if not hidden.is_cpu:  # where ignored rows were taken out before
+                p_MV *= kept[:, None]
             grad_logits_MV = p_MV.to(hidden.dtype)
             torch.mm(grad_logits_MV, weight_VD, out=grad_hidden_MD[start : start + rows])
             grad_weight = grad_logits_MV.t() @ hidden

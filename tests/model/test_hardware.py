@@ -59,7 +59,7 @@ def test_a_run_sets_its_products_whatever_ran_before() -> None:
 def test_only_a_long_run_with_a_compiler_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """auto: the default run is too short, ten times as much is not; without a compiler neither is. Else as asked."""
     monkeypatch.setattr(hardware.shutil, "which", lambda name: "/usr/bin/g++")
-    default = flops_per_token(PRESETS["default"]) * 330 * 2048
+    default = flops_per_token(PRESETS["default"]) * 360 * 2048
     assert not choose_compile("auto", CPU, default)
     assert choose_compile("auto", CPU, COMPILE_FROM_FLOPS)
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
