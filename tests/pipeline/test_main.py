@@ -107,6 +107,11 @@ def a_bug(project: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"facts": {}}))
 
 
+def all_exported(project: Path) -> None:
+    """The small project has no sentiment; register asks for every export of the params before it asks for MLflow."""
+    shutil.copytree(project / "data" / "exports" / "spam", project / "data" / "exports" / "sentiment")
+
+
 def nothing(project: Path) -> None:
     """The scene is right as it is."""
 
@@ -123,7 +128,7 @@ def nothing(project: Path) -> None:
             "homegrown: params.yaml: clean: unknown key 'drop_duplicate'; did you mean 'drop_duplicates'?",
         ),
         ("ingest", no_texts, 65, "homegrown: ingest: no document could be read (1 × is not UTF-8: byte 19"),
-        ("register", nothing, 69, "homegrown: MLflow at http://127.0.0.1:1 does not answer ("),
+        ("register", all_exported, 69, "homegrown: MLflow at http://127.0.0.1:1 does not answer ("),
         (
             "tokenize",
             a_bug,

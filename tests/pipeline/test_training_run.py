@@ -127,7 +127,7 @@ def test_a_spike_is_left_out_and_said(made: Any, monkeypatch: pytest.MonkeyPatch
         return replace(batch, targets=torch.full_like(batch.targets, 299)) if position == 40 else batch
 
     monkeypatch.setattr(TokenWindows, "__call__", spoiled)
-    report = made.run("pretrain", steps=44, evaluate_every=44, spike_threshold=12.0)
+    report = made.run("pretrain", steps=44, evaluate_every=44, spike_threshold=3.0)
     assert [note for note in report.notes if "left out" in note and note.startswith("step 41: loss ")]
     training = rows(made, "training.csv")
     assert [row["step"] for row in training if row["train_loss"]] == [str(n) for n in range(1, 45) if n != 41]
