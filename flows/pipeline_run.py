@@ -16,13 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flows.display import Display
 from flows.project import STATE
 from flows.stage_process import StageProcess, StoppedError
 from pipeline import versioning
 from pipeline.errors import ConfigurationError, HomegrownError, TryAgainError
+
+if TYPE_CHECKING:
+    from pipeline.params import ParamsFile
 
 State = Literal["cached", "done", "failed", "stopped", "not run"]
 LOCKS = STATE / "locks"
@@ -214,17 +217,19 @@ def prepared(
     error is raised: the first failed stage's, or a StoppedError.
     """
     with run_lock(root):
-        preset = _configure(root, dict(settings or {}))
+        file = _configure(root, dict(settings or {}))
         for line in versioning.repair(root):
             display.notice(line)
         plan = versioning.survey(root, _stages(targets), force)
+        if file and any(not stage.cached and not stage.look for stage in plan):
+            file.check()  # what the last stage would refuse is said before the first one works
         names = [stage.name for stage in plan]
         order = versioning.lock_order(root)
         forced = frozenset(name for name in names for wish in force if wish in (name, name.split("@")[0]))
         display.planned(names)
         run: PipelineRun | None = None
         try:
-            with _tracked(preset, names) as tracking:
+            with _tracked(file.preset if file else "", names) as tracking:
                 run = PipelineRun(root, plan, forced, display, tracking)
                 try:
                     with run.stops_on_signals():
@@ -251,13 +256,13 @@ def _stages(targets: Sequence[str]) -> list[str]:
     return [stage for target in targets for stage in GROUPS.get(target, (target,))]
 
 
-def _configure(root: Path, settings: dict[str, str]) -> str:
-    """Rewrite params.yaml as asked, and give the preset in force."""
+def _configure(root: Path, settings: dict[str, str]) -> ParamsFile | None:
+    """Rewrite params.yaml as asked, and give what is in force; nothing for a graph without parameters."""
     from pipeline import params
 
     path = Path(os.path.relpath(root / params.PARAMS_FILE))  # as a person would name it
     if not settings and not path.exists():
-        return ""  # a graph without parameters; where dvc.yaml wants them, DVC says so
+        return None  # where dvc.yaml wants them, DVC says so
     before = path.read_bytes() if path.exists() else b""
     try:
         preset = settings.pop("preset", None)
@@ -265,7 +270,7 @@ def _configure(root: Path, settings: dict[str, str]) -> str:
             params.set_preset(path, preset)
         if settings:
             params.set_values(path, settings)
-        return params.load(path).preset
+        return params.load(path)
     except ConfigurationError:
         if before and path.read_bytes() != before:
             path.write_bytes(before)  # all of what was asked for, or none of it

@@ -91,7 +91,7 @@ def prefect_environment(root: Path, url: str | None = None) -> dict[str, str]:
             "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             # Five, the default, would wait two minutes for a server that has died.
-            "PREFECT_CLIENT_MAX_RETRIES": "3",
+            "PREFECT_CLIENT_MAX_RETRIES": "2",
             "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",
         }
     return environment

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.clone import Clone
+from tests.end_to_end.clone import Clone, clone_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
 CANARY = "PRIVATE-CANARY-4711"
+
+
+@pytest.fixture(scope="module")
+def one_clone(tmp_path_factory: pytest.TempPathFactory, lend_prefect_tables: Callable[[Path], None]) -> Iterator[Clone]:
+    """A clone and its servers for all tests here: a refused run leaves nothing that the next would meet."""
+    clone = clone_project(tmp_path_factory.mktemp("faults"))
+    lend_prefect_tables(clone.root)
+    yield clone
+    clone.stop_servers()
+
+
+@pytest.fixture
+def clone(one_clone: Clone) -> Iterator[Clone]:
+    """That clone, with its params as they were."""
+    params = one_clone.root / "params.yaml"
+    before = params.read_bytes()
+    yield one_clone
+    params.write_bytes(before)
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:
@@ -33,6 +53,7 @@ def test_bad_input_is_refused_in_one_line(clone: Clone) -> None:
     (clone.root / "params.yaml").write_text(text.replace("  batch_size: 2\n", "  batch_sise: 2\n", 1))
     edited = clone.homegrown("run", check=False)
     assert (edited.returncode, "batch_sise" in complaint(edited)) == (64, True)
+    assert not (clone.root / "data" / "documents").exists()  # said before the first stage, not by the fifth
     (clone.root / "params.yaml").write_text(text)
 
     missing = clone.homegrown("run", "ingest", "--set", "ingest.texts=data/no-such-folder", check=False)

@@ -25,6 +25,9 @@ assert _spec is not None and _spec.loader is not None
 scene: Any = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(scene)
 
+# One worker runs them all, so that the two processes train once.
+pytestmark = pytest.mark.xdist_group("parallel")
+
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 
 

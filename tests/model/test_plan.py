@@ -70,7 +70,7 @@ def test_operations_for_a_token_are_those_of_the_papers() -> None:
 @pytest.mark.parametrize(
     ("values", "batch_size", "precision", "optimizer"),
     [
-        ({"vocab_size": 4096, "context_length": 256, **WIDE, "tied_head": False}, 8, "bfloat16", "muon"),
+        ({"vocab_size": 4096, "context_length": 256, **WIDE, "tied_head": False}, 2, "bfloat16", "muon"),
         ({"vocab_size": 4096, "context_length": 256, **WIDE, **GPT2}, 8, "float32", "adamw"),
         ({"vocab_size": 50_257, "context_length": 128, **WIDE}, 2, "float32", "adamw"),
     ],
