@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -131,7 +132,8 @@ class LoadedModel:
             raise ConfigurationError(f"{len(stop)} stop strings; give at most {MAX_STOPS}, none of them empty")
         if not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
             raise ConfigurationError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MAX_NEW_TOKENS}")
-        if self.template and (closing := self.template.closing.strip()):
+        closing = self.template.closing.strip() if self.template else ""
+        if closing:
             stop = [*stop, closing]
         try:
             written = generate(
@@ -149,7 +151,11 @@ class LoadedModel:
             )
         except ValueError as error:
             raise ConfigurationError(f"{self.name}: {error}") from error
-        texts = [_before(stop, self.encoding.decode(row)) for row in written]
+        texts = [_before(stop, _whole_characters(self.encoding.decode_bytes(row))) for row in written]
+        texts = [
+            _without_start_of(closing, text) if len(row) == max_new_tokens else text
+            for row, text in zip(written, texts, strict=True)
+        ]
         return [text.strip() for text in texts] if self.template else texts
 
     def in_fewer_bits(self, weights: str) -> LoadedModel:
@@ -230,6 +236,17 @@ def _stop_at(strings: Sequence[str], encoding: tiktoken.Encoding) -> Stop | None
 def _before(strings: Sequence[str], text: str) -> str:
     """The text up to the first of the strings."""
     return text[: min((at for string in strings if (at := text.find(string)) >= 0), default=len(text))]
+
+
+def _whole_characters(content: bytes) -> str:
+    """The text; a character that the last token only begins is left out."""
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(content)
+
+
+def _without_start_of(closing: str, text: str) -> str:
+    """The text without as much of the closing as it ends with: the rest would have come after the last token."""
+    begun = next((size for size in range(len(closing) - 1, 0, -1) if text.endswith(closing[:size])), 0)
+    return text[: len(text) - begun]
 
 
 def _turns_of_each(conversations: Sequence[object]) -> list[list[Turn]]:

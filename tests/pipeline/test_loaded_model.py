@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from model.conversations import Turn, encode_turns
 from model.gpt import GPT, IGNORE, GPTConfig
-from model.templates import PLAIN, TEMPLATES, PromptTemplate, template_of
+from model.templates import CHATML, PLAIN, TEMPLATES, PromptTemplate, template_of
 from pipeline import encodings, manifest
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
 from pipeline.loaded_model import LoadedModel, load
+from tests.pipeline import learned_talks
 
 OWN = template_of({"name": "own", "user": "Question: {content}\n", "assistant": "Answer: {content}\n"})
 TALK = [
@@ -94,6 +95,16 @@ def test_a_text_ends_before_its_stop_string(made: Any) -> None:
         free[: min(free.find(stop), free.find(free[14:16]))],
         other[: min(at for at in (other.find(stop), other.find(free[14:16]), len(other)) if at >= 0)],
     ]
+
+
+def test_an_answer_cut_short_is_the_beginning_of_the_whole() -> None:
+    """Wherever the tokens run out: no half of a character, and nothing of the mark that closes a turn."""
+    model = LoadedModel("talks", "instruction", learned_talks.learned(), learned_talks.ENCODING, CHATML, [])
+    *said, answer = learned_talks.CURT
+    talk = [{"role": turn.role, "content": turn.content} for turn in said]
+    cut = [model.chat([talk], max_new_tokens=tokens, temperature=0)[0] for tokens in range(1, 30)]
+    assert cut[-1] == answer.content
+    assert cut == [answer.content.encode()[:tokens].decode(errors="ignore").strip() for tokens in range(1, 30)]
 
 
 def test_a_model_in_fewer_bits_still_writes(made: Any) -> None:
