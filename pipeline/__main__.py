@@ -10,7 +10,6 @@ import inspect
 import os
 import re
 import signal
-import subprocess
 import sys
 import traceback
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline import manifest, processes
+from pipeline import lineage, manifest, processes
 from pipeline.errors import BUG_EXIT_CODE, ConfigurationError, HomegrownError, TryAgainError, machine_errors
 from pipeline.params import STAGES, ParamsFile, load
 from pipeline.report import SilentReport, StageReport, exit_line
@@ -162,19 +161,10 @@ def resolve(path: str, file: ParamsFile, name: str | None) -> str:
 def _code_tags(file: ParamsFile) -> dict[str, str]:
     """Which code ran: the commit, and whether the tree differs from it."""
     tags = {"homegrown.preset": file.preset}
-    try:
-        commit = _git("rev-parse", "HEAD")
-        tags |= {
-            "mlflow.source.git.commit": commit,
-            "homegrown.uncommitted_changes": str(bool(_git("status", "--porcelain", "-uno"))),
-        }
-    except (OSError, subprocess.CalledProcessError):
-        tags["homegrown.uncommitted_changes"] = "no git"
-    return tags
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    commit, changed = lineage.commit_id()
+    if commit == lineage.NO_GIT:
+        return {**tags, "homegrown.uncommitted_changes": "no git"}
+    return {**tags, "homegrown.uncommitted_changes": str(changed), "mlflow.source.git.commit": commit}
 
 
 def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -12,6 +12,7 @@ from pipeline.errors import IntegrityError
 
 DATA = Path("data")
 CODE = (Path("pipeline"), Path("model"))
+NO_GIT = "none"
 
 
 def ancestors(folder: Path, data: Path = DATA) -> dict[str, str]:
@@ -48,12 +49,12 @@ def code_digest(folders: tuple[Path, ...] = CODE) -> str:
 
 
 def commit_id() -> tuple[str, bool]:
-    """The commit that is checked out, and whether tracked files differ from it; ("none", True) outside git."""
+    """The commit that is checked out, and whether tracked files differ from it; (NO_GIT, True) outside git."""
     try:
         commit = _git("rev-parse", "HEAD")
         return commit, bool(_git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
-        return "none", True
+        return NO_GIT, True
 
 
 def _git(*arguments: str) -> str:

@@ -1,8 +1,9 @@
-"""What every test starts from: torch on one thread, its float32 products exact; and Prefect's tables, made once."""
+"""What every test starts from: torch on one thread, its products exact; Ctrl-C heard; Prefect's tables, made once."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,12 @@ def plain_torch() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _plain_torch_at_first() -> None:
     plain_torch()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and so would all that the tests start be."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -28,10 +29,12 @@ def holding(root: Path, ids: bytes) -> list[str]:
 
 def test_an_erased_document_is_gone_from_data_cache_and_scratch(clone: Clone) -> None:
     """DVC runs the data stages anew after `homegrown erase`, and `--purge` takes the old outputs out of the cache."""
+    dvc_repro = (sys.executable, "-m", "dvc", "repro", "tokenize")
     (clone.root / "mine").mkdir()
     (clone.root / "mine" / "canary.txt").write_text(CANARY, encoding="utf-8")
     (clone.root / "mine" / "other.txt").write_text("Another text about a garden.", encoding="utf-8")
-    clone.homegrown("run", "tokenize", "--set", "ingest.texts=mine")
+    clone.set(ingest__texts="mine")
+    clone.run(*dvc_repro)
     ranks = encodings.load_encoding(clone.root / "data" / "tokens" / encodings.RANKS_FILE)
     import numpy as np
 
@@ -44,7 +47,7 @@ def test_an_erased_document_is_gone_from_data_cache_and_scratch(clone: Clone) ->
     clone.homegrown("erase", "--text", "seven loose bricks", "--yes")
     early = clone.homegrown("erase", "--purge", "--yes", check=False)
     assert (early.returncode, "still in data/" in early.stderr) == (65, True)
-    clone.homegrown("run", "tokenize")
+    clone.run(*dvc_repro)
     assert holding(clone.root / "data", ids) == []
     clone.homegrown("erase", "--purge", "--yes")
     assert holding(clone.root / ".dvc", ids) == []
@@ -52,4 +55,4 @@ def test_an_erased_document_is_gone_from_data_cache_and_scratch(clone: Clone) ->
     gone = clone.homegrown("trace", "--text", "seven loose bricks", check=False)
     assert (gone.returncode, "Traceback" in gone.stderr) == (65, False)
     # What is there now is whole and restorable: nothing has to run again.
-    assert "didn't change" in clone.run("dvc", "repro", "tokenize").stdout
+    assert "didn't change" in clone.run(*dvc_repro).stdout

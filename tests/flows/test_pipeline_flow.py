@@ -31,6 +31,7 @@ def states(result: dict[str, Any]) -> dict[str, str]:
     return {stage["stage"]: stage["state"] for stage in result["stages"]}
 
 
+@pytest.mark.slow
 def test_first_run_runs_every_stage_and_leaves_the_lock_that_dvc_repro_leaves(
     make_project: Callable[..., Project],
 ) -> None:

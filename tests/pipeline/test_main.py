@@ -214,8 +214,9 @@ def test_a_stage_that_is_running_is_not_run_beside_itself(project: Path, python:
     """While another process holds the stage's lock, the second one ends with 75 and touches nothing."""
     lock = project / ".homegrown" / "locks" / "clean.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
+    impatient = "import sys; from pipeline import __main__ as m; m.LOCK_WAIT_SECONDS = 1; sys.exit(m.main(['clean']))"
     with FileLock(lock):
-        ended = python("-m", "pipeline", "clean", cwd=project, **ALONE)
+        ended = python("-c", impatient, cwd=project, **ALONE)
     assert (ended.returncode, ended.stderr) == (
         75,
         "homegrown: clean: another process is running this stage; wait for it or stop it\n",
