@@ -20,6 +20,7 @@ from torch import Tensor
 
 from model.gpt import GPT
 from model.hardware import choose_precision
+from model.parallel import like, whole
 
 Optimizer = Literal["muon", "adamw"]
 OPTIMIZERS = ("muon", "adamw")
@@ -93,7 +94,12 @@ class Float32Muon(torch.optim.Muon):
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
                 momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                 ahead = parameter.grad.lerp(momentum, group["momentum"])
-                update = orthogonalized(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                # A matrix in slices is gathered once. Left to DTensor, which gathers for each of the fifteen products,
+                # a step of a small model took 3.6 times as long.
+                matrix = whole(ahead)
+                update = orthogonalized(matrix, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                if matrix is not ahead:
+                    update = like(parameter, update)
                 rows, columns = parameter.shape
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update, alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))

@@ -163,10 +163,15 @@ def gathered(model: GPT, instead: Mapping[str, Tensor] | None = None) -> GPT:
 
 
 def like(template: Tensor, tensor: Tensor) -> Tensor:
-    """A whole tensor laid out over the processes as `template` is; where that is not cut up, or both are, as it is."""
+    """A whole tensor, the same in all processes, laid out over them as `template` is; nothing is sent.
+
+    Where the template is not cut up, or both are, it is the tensor as it is.
+    """
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(template, DTensor) or isinstance(tensor, DTensor):
         return tensor
-    placed: Tensor = distribute_tensor(tensor.to(template.device), template.device_mesh, template.placements)
+    placed: Tensor = distribute_tensor(
+        tensor.to(template.device), template.device_mesh, template.placements, src_data_rank=None
+    )
     return placed

@@ -113,9 +113,7 @@ def test_git_is_clean_after_a_run(finished: Clone) -> None:
 
 
 def test_champions_answer_on_the_command_line(finished: Clone) -> None:
-    """`homegrown generate` and `classify` ask the registry's champions; the same seed writes the same text."""
-    texts = [finished.homegrown("generate", "Return the", "--seed", "3", "--max-new-tokens", "8").stdout for _ in "ab"]
-    assert texts[0] == texts[1]
+    """`homegrown classify` asks the registry's champion, and `generate` refuses one that does not write."""
     answer = json.loads(finished.homegrown("classify", "see you at eight", "--json").stdout)
     assert set(answer["probabilities"]) == {"ham", "spam"}
     assert answer["label"] in answer["probabilities"]
@@ -202,6 +200,7 @@ def wait_for_checkpoint(root: Path, run: subprocess.Popen[bytes]) -> int:
     pytest.fail("no checkpoint was saved in time")
 
 
+@pytest.mark.nightly  # in every run: test_a_stopped_training_says_how_to_go_on, and the kill above
 def test_sigterm_saves_and_exits_with_75(copied: Clone) -> None:
     """SIGTERM to a training stage saves a checkpoint and exits 75; the next run goes on from exactly there."""
     long_enough_to_stop(copied)
