@@ -9,13 +9,13 @@ run: $(READY)
 	$(BIN)/homegrown run
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not nightly"
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow and not nightly"
 
 test-nightly: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m nightly
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m nightly
 
 check: $(READY)
 	$(BIN)/ruff check .
