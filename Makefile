@@ -12,7 +12,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow and not nightly"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not nightly"
 
 test-nightly: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist loadgroup -m nightly

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ OWNER = {
 SOURCES = sorted(file for package in MAY_IMPORT for file in (ROOT / package).rglob("*.py"))
 
 
+@cache
 def imported(file: Path) -> set[str]:
     """Top-level names that a file imports to run, wherever in it; what is under TYPE_CHECKING is for readers."""
     names = set()

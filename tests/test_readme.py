@@ -51,6 +51,7 @@ def test_homegrown_commands_parse(command: str) -> None:
     subcommand.make_context(name, list(rest), parent=context)
 
 
+@pytest.mark.slow
 def test_settings_named_in_the_readme_exist(tmp_path: Path) -> None:
     """`--set KEY=VALUE` and `--preset NAME`, as written in the README, are accepted by params.yaml as it is."""
     from pipeline.params import set_preset, set_values

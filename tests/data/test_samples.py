@@ -51,6 +51,7 @@ def rows() -> dict[str, list[dict[str, str]]]:
     }
 
 
+@pytest.mark.slow
 def test_the_files_are_what_the_generator_writes() -> None:
     """`generate.py --check` makes every row again and finds the same bytes."""
     check = subprocess.run([sys.executable, SAMPLES / "generate.py", "--check"], capture_output=True, text=True)

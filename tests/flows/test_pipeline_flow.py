@@ -21,7 +21,7 @@ from flows.display import PlainDisplay
 from flows.pipeline_run import prepared
 from tests.flows.conftest import DVC_YAML, Project, environment
 
-pytestmark = pytest.mark.xdist_group("prefect")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
 
 STAGES = ["read", "upper", "count@x", "count@y", "publish"]
 
@@ -31,7 +31,6 @@ def states(result: dict[str, Any]) -> dict[str, str]:
     return {stage["stage"]: stage["state"] for stage in result["stages"]}
 
 
-@pytest.mark.slow
 def test_first_run_runs_every_stage_and_leaves_the_lock_that_dvc_repro_leaves(
     make_project: Callable[..., Project],
 ) -> None:
@@ -64,7 +63,6 @@ def test_second_run_is_cached_and_prefect_says_so(settled_project: Project) -> N
     }
 
 
-@pytest.mark.slow
 def test_changed_input_reruns_exactly_its_descendants(settled_project: Project) -> None:
     """What reads a changed file runs again, and what reads that; the rest stays as it is."""
     settled_project.write(
@@ -136,7 +134,6 @@ def test_service_that_is_down_is_asked_again_and_bad_data_is_not(
     assert project.ran() == ["read"]
 
 
-@pytest.mark.slow
 def test_ctrl_c_lets_a_stage_save_and_names_the_way_on(project: Project) -> None:
     """On SIGINT the working stage gets SIGTERM and saves; exit code 75, nothing is left running, dvc.lock is whole."""
     project.behave("upper", sleep=60, saves=True)
@@ -169,7 +166,6 @@ def test_ctrl_c_on_a_stage_that_saves_nothing_is_130(project: Project) -> None:
     assert project.ran() == ["read"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 def test_second_run_is_refused_and_a_dead_holder_s_lock_is_free(
     project: Project, shell: str, monkeypatch: pytest.MonkeyPatch
@@ -219,7 +215,6 @@ def test_first_stage_starts_before_prefect_is_asked(
     assert {name: outcome.state for name, outcome in run.outcomes.items()} == dict.fromkeys(STAGES, "not run")
 
 
-@pytest.mark.slow
 def test_stage_that_looks_fails_with_its_own_code(settled_project: Project) -> None:
     """The stage that is run without DVC around it is understood as well, and leaves dvc.lock as it was."""
     before = (settled_project.root / "dvc.lock").read_bytes()
@@ -283,7 +278,6 @@ def test_environment_s_python_runs_the_stages(project: Project, monkeypatch: pyt
     assert (project.root / "read.out").read_text() == sys.prefix
 
 
-@pytest.mark.slow
 def test_run_outlives_prefect_s_server(bare_project: Project, lend_prefect_tables: Callable[[Path], None]) -> None:
     """Prefect's server is killed in the middle of a run: the stages go on to the end, and the exit code is theirs.
 

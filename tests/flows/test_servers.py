@@ -165,6 +165,7 @@ def test_loopback_goes_round_the_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert servers.prefect_environment(tmp_path)["NO_PROXY"] == "intranet,127.0.0.1,localhost"
 
 
+@pytest.mark.slow
 def test_prefect_s_server_listens_on_loopback_alone(prefect_server: tuple[Path, Server]) -> None:
     """No other interface answers, and its pages may be read by its own origin only."""
     _, server = prefect_server

@@ -46,6 +46,7 @@ choices = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(choices, max_size=5), st.sampled_from(sorted(SHAPES)), st.sampled_from([1, 7, 40, 2048]))
 def test_a_score_is_what_the_whole_row_gives(asked: list[Choice], kind: str, tokens_per_pass: int) -> None:
