@@ -39,7 +39,7 @@ def render(
         "",
         "| Metric | Value |",
         "|---|---|",
-        *(f"| {key} | {value:.4f} |" for key, value in figures.items()),
+        *(f"| {key} | {value:.4g} |" for key, value in figures.items()),
         "",
         "## Made of",
         "",

@@ -66,7 +66,7 @@ def test_the_card_names_figures_and_origins(made: Any) -> None:
     assert "It sorts a message into one of: ham, spam." in card
     for key, value in metrics.items():
         if isinstance(value, float):
-            assert f"| {key} | {value:.4f} |" in card
+            assert f"| {key} | {value:.4g} |" in card
     for place in ("documents/clean", "tokens", "checkpoints/spam"):
         assert made.manifest(place).digest[:16] in card
 
