@@ -99,7 +99,7 @@ def clone_project(root: Path) -> Clone:
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     for name in filter(None, names.split("\0")):
-        if (REPOSITORY / name).is_file():
+        if (REPOSITORY / name).is_file() and name != "dvc.lock":  # of a run in this very checkout
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, root / name)
     for file in (root / "data" / "samples").glob("*/*.jsonl"):
