@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Every stage is a process of its own, and would compile the project anew each time: a tenth of a small stage's time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test test-fast test-nightly check setup clean
 run: $(READY)
