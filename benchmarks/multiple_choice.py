@@ -1,12 +1,13 @@
 """Goes in: ../shared/data. Comes out: benchmarks/results/multiple-choice.json: figures and pace beside the harness.
 
 lm-evaluation-harness scores the same items with its own Hugging Face backend on the same weights and threads. Figures:
-BLiMP's paradigms and HellaSwag's first thousand on stories260K. Pace: items a second of the first HellaSwag and ARC
-items with GPT-2's 124M shape and random weights, and with stories260K; the harness gets the best of several batch
-sizes. Rounds alternate, medians are kept.
+BLiMP's paradigms and HellaSwag's first thousand on stories260K, and on a model that a run exported. Pace: items a
+second of the first HellaSwag and ARC items with GPT-2's 124M shape and random weights, and with stories260K; the
+harness gets the best of several batch sizes. Rounds alternate, medians are kept.
 
     pip install -c constraints.txt -e '.[harness,dev]'
     python benchmarks/multiple_choice.py --repetitions 5
+    python benchmarks/multiple_choice.py --no-figures --no-pace --export data/exports/base
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=40, help="of each set, for the pace of the 124M shape")
     parser.add_argument("--figures", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--pace", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--export", type=Path, help="an exported language model, for the same figures")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     quiet()
@@ -50,10 +52,14 @@ def main() -> None:
     path = ROOT / "benchmarks" / "results" / "multiple-choice.json"
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     about = {"commit": git("rev-parse", "HEAD"), "hardware": hardware(), "torch": torch.__version__, "threads": 1}
-    if asked.figures:
-        record["figures"] = {**about, "model": "stories260K", "sets": []}
-        for row in figures():
-            record["figures"]["sets"].append(row)
+    wanted = [("figures", "stories260K", stories)] if asked.figures else []
+    if asked.export:
+        digest = manifest_digest(asked.export)
+        wanted.append(("figures_of_an_export", digest, lambda: exported(asked.export)))
+    for key, model, parts in wanted:
+        record[key] = {**about, "model": model, "sets": []}
+        for row in figures(parts()):
+            record[key]["sets"].append(row)
             path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if asked.pace:
         with tempfile.TemporaryDirectory() as folder:
@@ -74,11 +80,10 @@ Parts = tuple[Any, Any, Any]
 """A model of ours, how it splits text, and the same tokenizer for transformers."""
 
 
-def figures() -> Iterator[dict[str, Any]]:
+def figures(parts: Parts) -> Iterator[dict[str, Any]]:
     """Ours beside the harness's, on every item of every set, one set at a time."""
     from pipeline.evaluations.multiple_choice import read_tasks
 
-    parts = stories()
     with tempfile.TemporaryDirectory() as folder:
         backend = theirs(parts, Path(folder))
         for path in (*sorted(BLIMP.glob("*.jsonl")), HELLASWAG):
@@ -196,6 +201,25 @@ def stories() -> Parts:
         tokenizer_object=fast, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
     )
     return model, Splitter(lambda text: fast.encode(text, add_special_tokens=False).ids, BEGINNING, True), tokenizer
+
+
+def manifest_digest(folder: Path) -> str:
+    """Which export it is, as the registry and every manifest name it."""
+    from pipeline.manifest import verify
+
+    return verify(folder).digest
+
+
+def exported(folder: Path) -> Parts:
+    """A language model as a run exported it, with its own vocabulary, which transformers reads from the same folder."""
+    import transformers
+
+    from pipeline.evaluations.multiple_choice import Splitter
+    from pipeline.loaded_model import load
+
+    loaded = load(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return loaded.model, Splitter(loaded.encoding.encode_ordinary, loaded.encoding.eot_token), tokenizer
 
 
 def _pieces(path: Path) -> Iterator[tuple[str, float]]:
