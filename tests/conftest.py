@@ -1,4 +1,4 @@
-"""What every test starts from: torch on one thread, its products exact; Ctrl-C heard; Prefect's tables, made once."""
+"""What every test starts from: torch on one thread, products exact, Ctrl-C heard; what is made once for all."""
 
 from __future__ import annotations
 
@@ -38,23 +38,38 @@ def _plain_torch_again() -> Iterator[None]:
     plain_torch()
 
 
-@pytest.fixture(scope="session")
-def lend_prefect_tables(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
-    """Gives a project Prefect's folder as a first start of its server leaves it, which spares a server seven seconds.
+Once = Callable[[str, Callable[[Path], None]], Path]
 
-    The folder is made once for all workers of the tests; what starts on it is a server of the project's own.
-    """
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Gives the folder of a name as a function fills it: once for all workers of the tests, who must not change it."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if base.name.startswith("popen-") else base
-    made = shared / "prefect-tables"
-    with FileLock(shared / "prefect-tables.lock"):
-        if not made.exists():
-            first = tmp_path_factory.mktemp("first-start")
-            servers.ensure(first, servers.PREFECT, print)
-            servers.stop(first, servers.PREFECT)
-            shutil.copytree(first / STATE / "prefect", made)
+
+    def fill(name: str, make: Callable[[Path], None]) -> Path:
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / name).exists():
+                draft = tmp_path_factory.mktemp(name)
+                make(draft)
+                draft.rename(shared / name)
+        return shared / name
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def lend_prefect_tables(once: Once) -> Callable[[Path], None]:
+    """Gives a project Prefect's folder as a first start of its server leaves it, which spares a server seven seconds.
+
+    What starts on it is a server of the project's own.
+    """
+
+    def first_start(folder: Path) -> None:
+        servers.ensure(folder, servers.PREFECT, print)
+        servers.stop(folder, servers.PREFECT)
 
     def lend(project: Path) -> None:
-        shutil.copytree(made, project / STATE / "prefect")
+        shutil.copytree(once("first-start", first_start) / STATE / "prefect", project / STATE / "prefect")
 
     return lend

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,10 +143,8 @@ class Project:
             pass
 
 
-@pytest.fixture(scope="session")
-def _made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One project with everything up to the exports, made once; tests get copies."""
-    root = tmp_path_factory.mktemp("made")
+def make_everything(root: Path) -> None:
+    """A project with everything up to the exports."""
     project = Project(root)
     write_sources(root)
     project.run("ingest")
@@ -159,13 +157,12 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("base", "assistant", "spam"):
         project.run("evaluate", name)
         project.run("export", name)
-    yield root
 
 
 @pytest.fixture
-def made(_made: Path, tmp_path: Path) -> Project:
-    """A project in which every stage but register has run."""
-    return Project(Path(shutil.copytree(_made, tmp_path / "project")))
+def made(once: Callable[..., Path], tmp_path: Path) -> Project:
+    """A project in which every stage but register has run; a copy of one that is made once."""
+    return Project(Path(shutil.copytree(once("made", make_everything), tmp_path / "project")))
 
 
 @pytest.fixture
@@ -181,7 +178,7 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("HOMEGROWN_", "MLFLOW_", "PYTEST_"))}
-        env |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        env |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment}
         return subprocess.run(
             [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -189,25 +186,23 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-@pytest.fixture(scope="session")
-def _store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_store(folder: Path) -> None:
     """An empty MLflow database; making the tables takes seconds, copying the file does not."""
     import mlflow
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
 
 
 @pytest.fixture
-def mlflow_store(_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def mlflow_store(once: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A database of its own for one test, in the folder that the test then works in."""
     folder = tmp_path / "project"
     folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
+    store = shutil.copy(once("store", make_store) / "mlflow.db", folder)
     # By its whole path: within one process MLflow keeps a connection for each URI, whatever folder it meant then.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(_store, folder / 'mlflow.db')}")
-    return folder / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    return Path(store)
 
 
 @pytest.fixture
