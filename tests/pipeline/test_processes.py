@@ -68,8 +68,8 @@ def spread(made: Any, tmp_path: Path) -> Any:
     return made
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sharded", [pytest.param("false", marks=pytest.mark.nightly), "true"])
+@pytest.mark.nightly  # in every run two processes train and go on from each other's checkpoints in test_parallel.py
+@pytest.mark.parametrize("sharded", ["false", "true"])
 def test_two_processes_stop_and_go_on_like_one(
     spread: Any, sharded: str, sha256_of: Callable[[Path], dict[str, str]]
 ) -> None:
