@@ -54,6 +54,7 @@ def bits(state: TrainingState) -> bytes:
     return b"".join(weight.detach().numpy().tobytes() for weight in state.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "precision", "threads", "all_stops"),
     [

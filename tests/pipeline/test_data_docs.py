@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from pipeline.expectations import Expectation, Suite, check
 
 ANSWERS = Suite(
@@ -17,6 +19,7 @@ ANSWERS = Suite(
 )
 
 
+@pytest.mark.slow
 def test_no_page_fetches_anything_from_elsewhere(tmp_path: Path) -> None:
     """No script, style sheet or picture of any page comes from another host; links to follow may."""
     check([ANSWERS], tmp_path / "docs")

@@ -18,6 +18,9 @@ from pipeline import versioning
 from pipeline.errors import ConfigurationError, HomegrownError, InputOutputError
 from pipeline.versioning import BusyError
 
+# The real DVC in a project of its own, for each of them.
+pytestmark = pytest.mark.slow
+
 DVC_YAML = """\
 stages:
   last:

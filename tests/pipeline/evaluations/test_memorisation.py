@@ -78,6 +78,7 @@ def test_what_was_learned_by_heart_is_extracted(parrot: GPT, tmp_path: Path) -> 
     assert kept == found
 
 
+@pytest.mark.slow
 def test_a_learned_canary_is_exposed_and_an_unseen_one_is_not(parrot: GPT, tmp_path: Path) -> None:
     """The planted number is the likeliest of all, the highest exposure; others lie anywhere."""
     unseen = [memorisation.Canary("The number of the other vault is", f"{n:09}") for n in (271828182, 161803398, 7)]
@@ -88,6 +89,7 @@ def test_a_learned_canary_is_exposed_and_an_unseen_one_is_not(parrot: GPT, tmp_p
     assert max(found.scores[1:]) < most / 2
 
 
+@pytest.mark.slow
 def test_exposure_of_what_was_never_seen_is_1_44_on_average(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With ranks spread evenly the mean of log2 N − log2 rank is log2 e: the baseline beside each exposure."""
     monkeypatch.setattr(memorisation, "CANDIDATES", 500)
