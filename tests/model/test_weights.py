@@ -50,6 +50,7 @@ def load(theirs: Any, state_dict: dict[str, torch.Tensor]) -> None:
     theirs.tie_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 @torch.no_grad()
 def test_exported_weights_give_the_same_logits_in_transformers(name: str) -> None:

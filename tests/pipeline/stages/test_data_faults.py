@@ -196,6 +196,7 @@ def test_no_kill_anywhere_needs_a_repair(made: Any, python: Python, stage: str) 
         assert codes[0] == -9 and codes[CALLS - 1] == 0 and set(codes) == {-9, 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_is_named_and_harms_nothing(made: Any, python: Python, stage: str) -> None:
     """On a file system of a few megabytes with no room left: 74, the path, the earlier outputs, no leftovers."""
