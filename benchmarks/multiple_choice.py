@@ -49,13 +49,14 @@ def main() -> None:
     quiet()
     from record_run import git, hardware
 
+    from pipeline.manifest import verify
+
     path = ROOT / "benchmarks" / "results" / "multiple-choice.json"
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     about = {"commit": git("rev-parse", "HEAD"), "hardware": hardware(), "torch": torch.__version__, "threads": 1}
     wanted = [("figures", "stories260K", stories)] if asked.figures else []
     if asked.export:
-        digest = manifest_digest(asked.export)
-        wanted.append(("figures_of_an_export", digest, lambda: exported(asked.export)))
+        wanted.append(("figures_of_an_export", verify(asked.export).digest, lambda: exported(asked.export)))
     for key, model, parts in wanted:
         record[key] = {**about, "model": model, "sets": []}
         for row in figures(parts()):
@@ -201,13 +202,6 @@ def stories() -> Parts:
         tokenizer_object=fast, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
     )
     return model, Splitter(lambda text: fast.encode(text, add_special_tokens=False).ids, BEGINNING, True), tokenizer
-
-
-def manifest_digest(folder: Path) -> str:
-    """Which export it is, as the registry and every manifest name it."""
-    from pipeline.manifest import verify
-
-    return verify(folder).digest
 
 
 def exported(folder: Path) -> Parts:
