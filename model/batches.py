@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from model.gpt import IGNORE
 POOL_BATCHES = 32
 """Batches whose examples are dealt out by length. Of the padding in the default fine-tuning (28 % of the assistant's
 tokens, 39 % of the classifier's) that leaves 2 and 3 %."""
+ORDERED_AT_ONCE = 4096
+"""Windows whose order is worked out in one go: a window at a time it costs more than reading it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Tokens(Protocol):
     def __getitem__(self, where: slice, /) -> npt.NDArray[np.integer]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenWindows:
     """Windows of a long row of tokens; each epoch visits every window once, in another order, cut at another offset."""
 
@@ -112,15 +114,19 @@ class TokenWindows:
 
     def window(self, number: int) -> npt.NDArray[np.integer]:
         """The tokens of the window of this overall number, and the target of its last."""
-        start = self._start(number)
+        epoch, index = divmod(number, self.windows_per_epoch)
+        block, within = divmod(index, ORDERED_AT_ONCE)
+        start = self._starts(epoch, block)[within]
         return np.asarray(self.tokens[start : start + self.context_length + 1])
 
-    def _start(self, number: int) -> int:
-        """Where the window of this overall number starts."""
-        epoch, index = divmod(number, self.windows_per_epoch)
-        slack = len(self.tokens) - 1 - self.windows_per_epoch * self.context_length
+    @lru_cache(maxsize=2)  # noqa: B019  # holds on to the tokens no longer than training does
+    def _starts(self, epoch: int, block: int) -> list[int]:
+        """Where an epoch's windows start, one block of them."""
+        n = self.windows_per_epoch
+        indices = range(block * ORDERED_AT_ONCE, min(n, (block + 1) * ORDERED_AT_ONCE))
+        slack = len(self.tokens) - 1 - n * self.context_length
         offset = mixed_bits(self.seed, epoch, 1) % (slack + 1)
-        return offset + shuffled(index, self.windows_per_epoch, mixed_bits(self.seed, epoch)) * self.context_length
+        return [offset + place * self.context_length for place in shuffled(indices, n, mixed_bits(self.seed, epoch))]
 
 
 def batch_of(windows: Sequence[npt.NDArray[np.integer]], end_id: int | None) -> Batch:
@@ -129,10 +135,13 @@ def batch_of(windows: Sequence[npt.NDArray[np.integer]], end_id: int | None) -> 
     An end-of-text begins the document after it, as it begins every prompt: the first word is predicted from it alone,
     and it is itself predicted from the document that it ends. So every target is scored, and none across a boundary.
     """
-    rows = torch.from_numpy(np.stack(windows).astype(np.int64))
-    ids_BT = rows[:, :-1].contiguous()
+    shape = (len(windows), len(windows[0]) - 1)
+    ids, targets = np.empty(shape, np.int64), np.empty(shape, np.int64)
+    for row, window in enumerate(windows):
+        ids[row], targets[row] = window[:-1], window[1:]
+    ids_BT = torch.from_numpy(ids)
     documents_BT = None if end_id is None else (ids_BT == end_id).cumsum(1)
-    return Batch(ids_BT, rows[:, 1:].contiguous(), documents_BT=documents_BT)
+    return Batch(ids_BT, torch.from_numpy(targets), documents_BT=documents_BT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,13 +183,12 @@ class Examples:
         """The examples of each batch in a pool, by number; a short batch stays the last."""
         n, size = len(self.examples), self.batch_size
         first = pool * POOL_BATCHES * size
-        dealt = [
-            shuffled(i, n, mixed_bits(self.seed, epoch)) for i in range(first, min(n, first + POOL_BATCHES * size))
-        ]
+        indices = range(first, min(n, first + POOL_BATCHES * size))
+        dealt = shuffled(indices, n, mixed_bits(self.seed, epoch))
         dealt.sort(key=lambda i: len(self.examples[i].ids))
         full = len(dealt) // size
         batches = [dealt[k * size : (k + 1) * size] for k in range(full)]
-        mixed = [batches[shuffled(k, full, mixed_bits(self.seed, epoch, pool))] for k in range(full)]
+        mixed = [batches[k] for k in shuffled(range(full), full, mixed_bits(self.seed, epoch, pool))]
         return [*mixed, dealt[full * size :]] if len(dealt) > full * size else mixed
 
 
@@ -212,8 +220,8 @@ def next_token_windows(tokens: Sequence[int], context_length: int, stride: int) 
     return inputs, torch.stack([ids[s + 1 : s + context_length + 1] for s in starts])
 
 
-def shuffled(index: int, size: int, key: int) -> int:
-    """Where `index` lands in a random order of range(size), found without making the order.
+def shuffled(indices: range, size: int, key: int) -> list[int]:
+    """Where `indices` land in a random order of range(size), found without making the order.
 
     A four-round Feistel network over the next power of four is a bijection; results beyond `size` are sent through
     again, which keeps it one (Black and Rogaway, "Ciphers with Arbitrary Finite Domains"). It costs the same for ten
@@ -221,21 +229,29 @@ def shuffled(index: int, size: int, key: int) -> int:
     """
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = (1 << half_bits) - 1
-    while True:
-        left, right = index >> half_bits, index & mask
+    places = np.arange(indices.start, indices.stop, dtype=np.uint64)
+    beyond = np.arange(len(places))
+    while len(beyond):
+        left, right = places[beyond] >> half_bits, places[beyond] & mask
         for turn in range(4):
-            left, right = right, left ^ (mixed_bits(key, turn, right) & mask)
-        index = left << half_bits | right
-        if index < size:
-            return index
+            left, right = right, left ^ (_stirred(mixed_bits(key, turn) + right) & mask)
+        places[beyond] = left << half_bits | right
+        beyond = beyond[places[beyond] >= size]
+    order: list[int] = places.tolist()
+    return order
 
 
 def mixed_bits(*numbers: int) -> int:
     """64 well-mixed bits of some integers (the finaliser of splitmix64, Steele et al. 2014)."""
     state = 0
     for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
+        state = _stirred(state + number)
     return state
+
+
+def _stirred(bits: Any) -> Any:
+    """Of one integer, or of each in an array of uint64."""
+    bits = (bits + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return bits ^ bits >> 31

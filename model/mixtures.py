@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class Pieces:
         return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.zeros(0, np.uint16)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mixture:
     """Batches in which each source has its share of the windows; within a source all are visited before any twice."""
 
@@ -70,12 +71,18 @@ class Mixture:
 
     def _window(self, number: int) -> npt.NDArray[np.integer]:
         turn, within = divmod(number, sum(self.windows_per_round))
-        slot = shuffled(within, sum(self.windows_per_round), mixed_bits(self.seed, turn, 2))
+        slot = self._slots(turn)[within]
         for source, quota in zip(self.sources, self.windows_per_round, strict=True):
             if slot < quota:
                 return source.window(turn * quota + slot)
             slot -= quota
         raise AssertionError("a slot beyond the round")
+
+    @lru_cache(maxsize=2)  # noqa: B019  # holds on to the sources no longer than training does
+    def _slots(self, turn: int) -> list[int]:
+        """The order of a round's windows."""
+        n = sum(self.windows_per_round)
+        return shuffled(range(n), n, mixed_bits(self.seed, turn, 2))
 
 
 def shares(

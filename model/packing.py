@@ -61,7 +61,7 @@ class PackedExamples:
         epoch, within = divmod(position, len(self))
         n = len(self.rows)
         numbers = range(within * self.batch_size, min(n, (within + 1) * self.batch_size))
-        return self._batch([self.rows[shuffled(i, n, mixed_bits(self.seed, epoch))] for i in numbers])
+        return self._batch([self.rows[row] for row in shuffled(numbers, n, mixed_bits(self.seed, epoch))])
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> Batch:
         width = max(sum(len(self.examples[number].ids) for number in row) for row in rows)

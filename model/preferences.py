@@ -70,8 +70,7 @@ class Pairs:
         """The batch after `position` others."""
         epoch, within = divmod(position, len(self))
         numbers = range(within * self.batch_size, min(len(self.pairs), (within + 1) * self.batch_size))
-        key = mixed_bits(self.seed, epoch)
-        return self.batch([shuffled(number, len(self.pairs), key) for number in numbers])
+        return self.batch(shuffled(numbers, len(self.pairs), mixed_bits(self.seed, epoch)))
 
     def batch(self, numbers: Sequence[int]) -> PairBatch:
         """The batch of these pairs."""

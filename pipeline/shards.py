@@ -10,8 +10,10 @@ source it is. The last block is filled up with zeros; how many tokens count stan
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -157,22 +159,24 @@ class TokenRow:
 
     def __init__(self, shards: list[TokenArray]) -> None:
         self._shards = shards
-        self._ends = np.cumsum([len(shard) for shard in shards])
+        self._ends = list(accumulate(len(shard) for shard in shards))
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def __getitem__(self, where: slice) -> TokenArray:
         """Tokens from `where.start` to `where.stop`, without a copy if one shard holds them."""
-        start, stop, step = where.indices(len(self))
-        number = int(np.searchsorted(self._ends, start, "right"))
-        parts = [self._shards[0][:0]]
+        start, stop, step = where.indices(self._ends[-1])
+        number = bisect_right(self._ends, start)
+        parts = []
         while start < stop:
-            before = int(self._ends[number]) - len(self._shards[number])
-            parts.append(self._shards[number][start - before : stop - before])
-            start, number = int(self._ends[number]), number + 1
-        whole = parts[-1] if len(parts) <= 2 else np.concatenate(parts)
-        return whole if step == 1 else whole[::step]
+            before, end = self._ends[number - 1] if number else 0, self._ends[number]
+            part = self._shards[number][start - before : stop - before]
+            if stop <= end and not parts:
+                return part if step == 1 else part[::step]
+            parts.append(part)
+            start, number = end, number + 1
+        return np.concatenate(parts or [self._shards[0][:0]])[::step]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.concatenate(self._shards).astype(dtype or self._shards[0].dtype, copy=False)

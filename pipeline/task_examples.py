@@ -137,9 +137,9 @@ def balanced(rows: Sequence[Message], seed: int) -> list[Message]:
         by_class.setdefault(row.label, []).append(number)
     smallest = min(map(len, by_class.values()), default=0)
     kept = [
-        numbers[shuffled(place, len(numbers), mixed_bits(seed, len(numbers)))]
+        numbers[place]
         for numbers in by_class.values()
-        for place in range(smallest)
+        for place in shuffled(range(smallest), len(numbers), mixed_bits(seed, len(numbers)))
     ]
     return [rows[number] for number in sorted(kept)]
 

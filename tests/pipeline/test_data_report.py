@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from pipeline import data_report
+
+pytestmark = pytest.mark.slow  # plots are drawn
 
 CANARY = "jane.canary@uni-bonn.de"
 

@@ -15,6 +15,8 @@ from pipeline.errors import DataError
 from pipeline.shards import map_shard
 from pipeline.tracking.lineage_tags import RegisteredVersion
 
+pytestmark = pytest.mark.slow  # each clears a whole project, and reads it all again
+
 CANARY = "Ottilie Brandwater keeps the spare key behind seven loose bricks near the old mill pond."
 WORDS_IN_A_ROW = 3
 

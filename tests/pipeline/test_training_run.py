@@ -18,6 +18,8 @@ from model.batches import TokenWindows
 from model.checkpoint import load_model
 from pipeline.errors import InputOutputError, IntegrityError, TryAgainError, machine_errors
 
+pytestmark = pytest.mark.slow  # a second or two of training each
+
 LOOKS = [3.0, 2.0, 2.5, 2.1, 1.0, 0.5]
 
 

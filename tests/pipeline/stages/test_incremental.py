@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from pipeline.cleaning import personal_data, words
 from pipeline.sources import html, isolation
 
+pytestmark = pytest.mark.slow  # every law cleans several times
+
 PROSE = "Some words that say nothing much, but there are enough of them here to be a page of its own, number {}."
 # No rule of these tests drops it, so that something is left of every corpus.
 GOOD = "The cat of this house sleeps in the barn all day, and the dog has to be awake with it. " * 4
