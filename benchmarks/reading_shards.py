@@ -66,7 +66,7 @@ def main() -> None:
         folder = Path(name)
         tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, asked.tokens, np.uint16)
         write(folder / "few", tokens[: asked.tokens // 10])
-        one = tokens[: TOKENS_PER_SHARD // DOCUMENT_TOKENS * DOCUMENT_TOKENS]
+        one = tokens[:16_000_000]
         write(folder / "one", one)
         raw = folder / "tokens.bin"
         writing: dict[str, list[dict[str, float]]] = {"shards": [], "raw file": []}
