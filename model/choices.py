@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from model.cross_entropy import LOGITS_PER_CHUNK
+from model.cross_entropy import rows_per_chunk
 from model.gpt import GPT, KeyValueCache
 
 TOKENS_PER_PASS = 512
@@ -208,7 +208,7 @@ def _log_probabilities(model: GPT, hidden_MD: Tensor, judged: _Judged) -> tuple[
     device = hidden_MD.device
     states, which_K = torch.unique(torch.tensor(judged.states, device=device), return_inverse=True)
     targets_K = torch.tensor(judged.targets, device=device)
-    rows = max(1, LOGITS_PER_CHUNK // model.config.vocab_size)
+    rows = rows_per_chunk(model.config.vocab_size)
     log_p_K = torch.empty(len(targets_K), dtype=torch.float64, device=device)
     greedy_K = torch.empty(len(targets_K), dtype=torch.bool, device=device)
     for first in range(0, len(states), rows):

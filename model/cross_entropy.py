@@ -44,14 +44,15 @@ def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor
         )
         return total
     total = torch.zeros((), device=hidden_MD.device)
-    rows = _rows_per_chunk(weight_VD)
+    rows = rows_per_chunk(len(weight_VD))
     for hidden, targets in zip(torch.split(hidden_MD, rows), torch.split(targets_M, rows), strict=True):
         total += F.cross_entropy((hidden @ weight_VD.t()).float(), targets, ignore_index=IGNORE, reduction="sum")
     return total
 
 
-def _rows_per_chunk(weight_VD: Tensor) -> int:
-    return max(FEWEST_ROWS, LOGITS_PER_CHUNK // weight_VD.shape[0])
+def rows_per_chunk(vocab_size: int) -> int:
+    """How many hidden states meet the head at once."""
+    return max(FEWEST_ROWS, LOGITS_PER_CHUNK // vocab_size)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -62,7 +63,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden_MD = torch.empty_like(hidden_MD)
         grad_weight_VD: Tensor | None = None if len(hidden_MD) else torch.zeros_like(weight_VD)
         total = torch.zeros((), device=hidden_MD.device)
-        rows = _rows_per_chunk(weight_VD)
+        rows = rows_per_chunk(len(weight_VD))
         for start in range(0, len(hidden_MD), rows):
             hidden, targets = hidden_MD[start : start + rows], targets_M[start : start + rows]
             kept = targets != IGNORE

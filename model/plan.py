@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from model.gpt import GPTConfig
 
 FLOAT32 = 4
-PLAIN_ATTENTION_LIMIT = 1024
-"""model/softmax_attention.py's: up to here a CPU keeps every attention weight."""
 LOGITS_PER_CHUNK = 1_048_576
 """model/cross_entropy.py's."""
 CHUNK_COPIES = 4
@@ -96,9 +94,18 @@ def training_flops_per_token(config: GPTConfig, context_length: int) -> int:
 
 
 def training_memory(
-    config: GPTConfig, *, batch_size: int, context_length: int, bfloat16: bool, muon: bool, on_cpu: bool
+    config: GPTConfig,
+    *,
+    batch_size: int,
+    context_length: int,
+    bfloat16: bool,
+    muon: bool,
+    on_cpu: bool,
+    keeps_attention: bool,
 ) -> Memory:
     """Bytes at the peak of a training step, beyond those of a process that has loaded torch and computed nothing.
+
+    `keeps_attention`: whether every attention weight is kept for the way back, as model/softmax_attention.py decides.
 
     Measured peaks of seven shapes lay between 0.92 and 1.14 of it, `runtime` left out (one thread, torch 2.13);
     tests/model/test_plan.py measures again.
@@ -115,7 +122,7 @@ def training_memory(
     inner = 4 if config.mlp == "swiglu" else 2
     rotated = H + K if config.positions == "rope" else H
     kept = normed * D + (H + 2 * K) + rotated + H + inner * F
-    scores = config.n_heads * T if on_cpu and T <= PLAIN_ATTENTION_LIMIT else 0
+    scores = config.n_heads * T if keeps_attention else 0
     block = M * (kept + scores) * size
     # While one block goes backward, the gradients of its largest pieces exist beside them.
     passing = M * max(3 * scores, 3 * F + 2 * D) * size

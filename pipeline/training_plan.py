@@ -79,6 +79,7 @@ def make_plan(
 
     from model import plan
     from model.hardware import best_device, choose_precision
+    from model.softmax_attention import PLAIN_ATTENTION_LIMIT
 
     device = best_device() if compute.device == "auto" else torch.device(compute.device)
     precision = choose_precision(training.precision, device)
@@ -90,6 +91,7 @@ def make_plan(
         bfloat16=precision == torch.bfloat16,
         muon=muon,
         on_cpu=device.type == "cpu",
+        keeps_attention=device.type == "cpu" and config.context_length <= PLAIN_ATTENTION_LIMIT,
     )
     parameters = plan.parameters(config)
     flops = plan.training_flops_per_token(config, config.context_length)

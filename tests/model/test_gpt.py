@@ -84,6 +84,7 @@ def test_plain_and_fused_attention_agree(shape: str, monkeypatch: pytest.MonkeyP
     """The two ways to attend, chosen by length and device, give the same hidden states."""
     model = random_model(SHAPES[shape])
     ids, padding = torch.randint(0, 31, (2, 24)), torch.tensor([0, 4])
+    monkeypatch.setattr(softmax_attention, "PLAIN_ATTENTION_LIMIT", 1024)
     plain, plain_padded = model(ids), model(ids, padding_B=padding)
     monkeypatch.setattr(softmax_attention, "PLAIN_ATTENTION_LIMIT", 0)
     torch.testing.assert_close(model(ids), plain, rtol=1e-5, atol=1e-5)

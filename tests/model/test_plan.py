@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from model import cross_entropy, plan, softmax_attention
+from model import cross_entropy, plan
 from model.gpt import GPTConfig
 from model.presets import PRESETS, preset
+from model.softmax_attention import PLAIN_ATTENTION_LIMIT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEMORY_TOLERANCE = 0.25
@@ -85,6 +86,7 @@ def test_memory_is_what_training_takes(values: Any, batch_size: int, precision: 
         bfloat16=precision == "bfloat16",
         muon=optimizer == "muon",
         on_cpu=True,
+        keeps_attention=config.context_length <= PLAIN_ATTENTION_LIMIT,
     )
     done = subprocess.run(
         [sys.executable, "-c", TRAINING, json.dumps([values, batch_size, precision, optimizer])],
@@ -94,22 +96,22 @@ def test_memory_is_what_training_takes(values: Any, batch_size: int, precision: 
 
 
 def test_more_of_anything_takes_more() -> None:
-    """Memory grows with the batch, the context, the depth; a GPU's fused attention keeps no scores."""
+    """Memory grows with the batch, the context, the depth; fused attention keeps no weights."""
     small = preset("default")
-    base: dict[str, Any] = {"batch_size": 4, "context_length": 256, "bfloat16": True, "muon": True, "on_cpu": True}
+    base: dict[str, Any] = {"batch_size": 4, "context_length": 256, "bfloat16": True, "muon": True}
+    base |= {"on_cpu": True, "keeps_attention": True}
 
     def total(config: GPTConfig = small, **changes: Any) -> int:
         return plan.training_memory(config, **{**base, **changes}).total
 
     assert total() < min(total(batch_size=5), total(context_length=257), total(bfloat16=False), total(muon=False))
     assert total() < total(preset("default", n_layers=5))
-    assert total(on_cpu=False) < total()
+    assert total(on_cpu=False) < total() and total(keeps_attention=False) < total()
     assert plan.checkpoint_bytes(small, muon=False) == 12 * small.parameter_count()
 
 
 def test_the_plan_knows_the_models_constants() -> None:
     """What the plan repeats, so as not to load torch, is what the code has."""
-    assert plan.PLAIN_ATTENTION_LIMIT == softmax_attention.PLAIN_ATTENTION_LIMIT
     assert plan.LOGITS_PER_CHUNK == cross_entropy.LOGITS_PER_CHUNK
 
 
