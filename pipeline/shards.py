@@ -168,7 +168,7 @@ class TokenRow:
         """Tokens from `where.start` to `where.stop`, without a copy if one shard holds them."""
         start, stop, step = where.indices(self._ends[-1])
         number = bisect_right(self._ends, start)
-        parts = []
+        parts: list[TokenArray] = []
         while start < stop:
             before, end = self._ends[number - 1] if number else 0, self._ends[number]
             part = self._shards[number][start - before : stop - before]
