@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pipeline.manifest import Manifest
@@ -53,7 +54,7 @@ def render(
         "",
     ]
     for sample in samples[:4]:
-        lines += ["```text", sample["prompt"] + ("" if task == "language-model" else " → ") + sample["response"], "```"]
+        lines += _block(sample["prompt"] + ("" if task == "language-model" else " → ") + sample["response"])
     lines += [
         "",
         "## Beware",
@@ -63,3 +64,9 @@ def render(
         "",
     ]
     return "\n".join(lines)
+
+
+def _block(text: str) -> list[str]:
+    """Lines of text as it is, in a fence longer than any that the text holds."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [f"{fence}text", text, fence]

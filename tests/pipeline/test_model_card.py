@@ -1,0 +1,33 @@
+"""The card is Markdown, whatever the model wrote."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline import model_card
+from pipeline.manifest import Manifest
+
+TOKENS = Manifest(
+    "tokens",
+    {},
+    {"documents": "d" * 64},
+    {
+        "vocab_size": 512,
+        **{name: {"train": 9, "validation": 1} for name in ("n_documents", "n_bytes", "n_tokens")},
+    },
+    {},
+)
+CHECKPOINT = Manifest("checkpoint", {}, {}, {"n_parameters": 1234}, {})
+DESCRIPTION = {"name": "base", "task": "language-model", "labels": []}
+
+
+@pytest.mark.parametrize("written", ["plain", "a\n```\n# Not a heading\n", "````text ```` and `code`"])
+def test_a_sample_cannot_close_its_block(written: str) -> None:
+    """Between the fences stands the sample, and no line of it is as long a fence."""
+    samples = [{"prompt": "Once", "response": written}]
+    card = model_card.render(DESCRIPTION, CHECKPOINT, TOKENS, {"n": 1, "data": "0" * 64, "bits": 1.5}, samples)
+    block = card.partition("## Samples\n\n")[2].partition("\n\n## Beware")[0]
+    opening, _, rest = block.partition("\n")
+    text, _, closing = rest.rpartition("\n")
+    assert text == "Once" + written
+    assert opening == closing + "text" and set(closing) == {"`"} and closing not in text
