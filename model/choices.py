@@ -10,7 +10,6 @@ Shape suffixes as in model/gpt.py: M rows of hidden states, V vocabulary, D widt
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -177,10 +176,8 @@ def _score(model: GPT, batch: Sequence[_Plan], tokens_per_pass: int) -> list[lis
         tails = [rows[number].ids[rows[number].shared : -1] for number in part]
         length = len(tails[0])
         ids_BT = torch.tensor([ids + [0] * (length - len(ids)) for ids in tails], device=device)
-        questions = torch.tensor([rows[number].question for number in part], device=device)
-        branch = copy.copy(cache)
-        if branch is not None:
-            branch.keep(questions)  # the copy's; a question stands there once for each of its continuations
+        questions = [rows[number].question for number in part]
+        branch = None if cache is None else cache.branch(questions, width + length)
         judged = _Judged()
         for i, number in enumerate(part):
             row = rows[number]
@@ -213,10 +210,12 @@ def _log_probabilities(model: GPT, hidden_MD: Tensor, judged: _Judged) -> tuple[
     greedy_K = torch.empty(len(targets_K), dtype=torch.bool, device=device)
     for first in range(0, len(states), rows):
         logits_MV = model.logits(hidden_MD[states[first : first + rows]])
-        best_M, total_M = logits_MV.max(-1).values, logits_MV.logsumexp(-1)
+        best_M = logits_MV.amax(-1)
         inside = ((which_K >= first) & (which_K < first + rows)).nonzero()[:, 0]
         local = which_K[inside] - first
-        scores_K = logits_MV[local, targets_K[inside]]
+        scores_K = logits_MV[local, targets_K[inside]] - best_M[local]
+        # In place: at a large vocabulary a second array of this size costs more than the sums.
+        total_M = logits_MV.sub_(best_M[:, None]).exp_().sum(-1).log_()
         log_p_K[inside] = (scores_K - total_M[local]).double()
-        greedy_K[inside] = scores_K >= best_M[local]
+        greedy_K[inside] = scores_K >= 0
     return log_p_K.cpu(), greedy_K.cpu()

@@ -5,6 +5,7 @@ Shape suffixes as in model/gpt.py, and L blocks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -56,3 +57,13 @@ class KeyValueCache:
         """Drop all rows of the batch but these."""
         self.batch_size = len(rows)
         self.keys_LBKCS, self.values_LBKSC = self.keys_LBKCS[:, rows], self.values_LBKSC[:, rows]
+
+    def branch(self, rows: Sequence[int], n_tokens: int) -> KeyValueCache:
+        """A cache that goes on from these rows, each as often as it is named, with room for so many tokens in all."""
+        branch = KeyValueCache(self.config, len(rows), self.capacity, self.like)
+        branch.reserve(n_tokens)
+        branch.length = self.length
+        for to, row in enumerate(rows):
+            branch.keys_LBKCS[:, to, ..., : self.length] = self.keys_LBKCS[:, row, ..., : self.length]
+            branch.values_LBKSC[:, to, :, : self.length] = self.values_LBKSC[:, row, :, : self.length]
+        return branch
