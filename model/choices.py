@@ -205,7 +205,7 @@ def _log_probabilities(model: GPT, hidden_MD: Tensor, judged: _Judged) -> tuple[
     device = hidden_MD.device
     states, which_K = torch.unique(torch.tensor(judged.states, device=device), return_inverse=True)
     targets_K = torch.tensor(judged.targets, device=device)
-    rows = rows_per_chunk(model.config.vocab_size)
+    rows = rows_per_chunk(model.config.vocab_size, on_cpu=hidden_MD.is_cpu)
     log_p_K = torch.empty(len(targets_K), dtype=torch.float64, device=device)
     greedy_K = torch.empty(len(targets_K), dtype=torch.bool, device=device)
     for first in range(0, len(states), rows):

@@ -22,6 +22,9 @@ LOGITS_PER_CHUNK = 1_048_576
 """4 MB in float32, which stays in the processor's cache: 92 ms for 2,048 tokens × 4,096 words at width 256, forward and
 backward, against 120 in chunks of four times the size and 77 for the three matrix products alone (one Zen 4 core)."""
 
+LOGITS_PER_GPU_CHUNK = 1 << 26
+"""256 MB in float32: a GPU wants products of a thousand rows and few of them. Reckoned, not measured."""
+
 FEWEST_ROWS = 256
 """Of a chunk, however large the vocabulary: each adds to the whole gradient of the head. 1,024 tokens × 32,768 words at
 width 384 take 658 ms so, with 64 rows 704; the three products alone 373 (CPU time, one Zen 4 core, a busy machine)."""
@@ -53,14 +56,14 @@ def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor
     return total
 
 
-def rows_per_chunk(vocab_size: int) -> int:
+def rows_per_chunk(vocab_size: int, *, on_cpu: bool) -> int:
     """How many hidden states meet the head at once."""
-    return max(FEWEST_ROWS, LOGITS_PER_CHUNK // vocab_size)
+    return max(FEWEST_ROWS, (LOGITS_PER_CHUNK if on_cpu else LOGITS_PER_GPU_CHUNK) // vocab_size)
 
 
 def _chunks(hidden_MD: Tensor, weight_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Some rows at a time, and the one array in which all have their logits, one chunk after the other."""
-    size, n = rows_per_chunk(len(weight_VD)), len(hidden_MD)
+    size, n = rows_per_chunk(len(weight_VD), on_cpu=hidden_MD.is_cpu), len(hidden_MD)
     room_MV = hidden_MD.new_empty(min(size, n), len(weight_VD))
     for first in range(0, n, size):
         last = min(n, first + size)

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from model.gpt import GPTConfig
 
 FLOAT32 = 4
-LOGITS_PER_CHUNK = 1_048_576
+LOGITS_PER_CHUNK, LOGITS_PER_GPU_CHUNK, FEWEST_ROWS = 1_048_576, 1 << 26, 256
 """model/cross_entropy.py's."""
-CHUNK_COPIES = 4
 RUNTIME_BYTES = 150_000_000
 """The default run's peak on a CPU was 421 MB above where it began, of which 268 are accounted for otherwise."""
 ALLOCATED = 1.1
@@ -127,12 +126,15 @@ def training_memory(
     # While one block goes backward, the gradients of its largest pieces exist beside them.
     passing = M * max(3 * scores, 3 * F + 2 * D) * size
     head = parts.head or parts.token_embedding
+    # One chunk, in float32; in bfloat16 also as it comes from its product, and as it goes into the next.
+    chunk = max(LOGITS_PER_CHUNK if on_cpu else LOGITS_PER_GPU_CHUNK, FEWEST_ROWS * config.vocab_size)
+    logits = min(chunk, M * config.vocab_size)
     return Memory(
         weights=parts.total * (FLOAT32 + (2 if bfloat16 else 0)),
         gradients=parts.total * (FLOAT32 + (2 if bfloat16 else 0)),
         optimizer=FLOAT32 * (2 * (parts.total - matrices) + matrices),
         activations=round(ALLOCATED * (config.n_layers * block + passing + 4 * M * D * size)),
-        loss=CHUNK_COPIES * FLOAT32 * max(LOGITS_PER_CHUNK, 64 * config.vocab_size) + head * size,
+        loss=logits * (2 if bfloat16 else 1) * FLOAT32 + head * size,
         runtime=RUNTIME_BYTES if on_cpu else 0,
     )
 

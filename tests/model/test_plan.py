@@ -112,7 +112,8 @@ def test_more_of_anything_takes_more() -> None:
 
 def test_the_plan_knows_the_models_constants() -> None:
     """What the plan repeats, so as not to load torch, is what the code has."""
-    assert plan.LOGITS_PER_CHUNK == cross_entropy.LOGITS_PER_CHUNK
+    for name in ("LOGITS_PER_CHUNK", "LOGITS_PER_GPU_CHUNK", "FEWEST_ROWS"):
+        assert getattr(plan, name) == getattr(cross_entropy, name)
 
 
 def test_planning_needs_no_torch() -> None:
