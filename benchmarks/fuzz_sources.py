@@ -1,10 +1,11 @@
-"""Goes in: a count. Comes out: for each format family, what became of that many mutated files; a failure ends with 1.
+"""Goes in: a count. Comes out: benchmarks/results/fuzz-sources.json, what became of so many mutated files a family.
 
     python -m benchmarks.fuzz_sources --count 10000 --family parquet --family zip
 
 Each mutated file lies beside a good one. It counts as a failure when anything but a refusal is raised, when one file
 takes more than 10 s, when the good file's record is lost, when a line of JSON that was not touched is lost, or when a
-format with a checksum over everything gives a text that was not in it. Mutation N of a family is always the same one.
+format with a checksum over everything gives a text that was not in it; the program then ends with 1. Mutation N of a
+family is always the same one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from benchmarks.record_run import RESULTS, git, hardware
 from pipeline.cleaning.rejections import Rejection
 from pipeline.documents import Document
 from pipeline.sources.catalogue import Entry
@@ -267,20 +270,23 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--family", action="append", choices=list(seeds()))
     chosen = parser.parse_args()
-    failed = False
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder, Isolation() as isolation:
         for family in chosen.family or list(seeds()):
             outcome = fuzz(family, chosen.count, Path(folder), isolation)
-            failed |= bool(outcome.failures)
-            print(
-                f"{family:8} {outcome.files:6,} files: {outcome.refused:6,} refused, {outcome.unharmed:6,} read; "
-                f"slowest {outcome.slowest_seconds:.2f} s, all {outcome.wall_seconds:.0f} s; "
-                f"{len(outcome.failures)} failures",
-                flush=True,
-            )
-            for line in outcome.failures[:5]:
-                print("   ", line)
-    return int(failed)
+            found[family] = {
+                "files": outcome.files,
+                "refused": outcome.refused,
+                "read": outcome.unharmed,
+                "slowest_seconds": round(outcome.slowest_seconds, 2),
+                "wall_seconds": round(outcome.wall_seconds),
+                "failures": outcome.failures,
+            }
+            print(family, json.dumps(found[family]), flush=True)
+    if not chosen.family:
+        record = {"commit": git("rev-parse", "HEAD"), "hardware": hardware(), "families": found}
+        (RESULTS / "fuzz-sources.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return int(any(outcome["failures"] for outcome in found.values()))
 
 
 if __name__ == "__main__":
