@@ -1,8 +1,8 @@
 """Goes in: nothing but a GPU. Comes out: benchmarks/results/gpu_124m.json: GPT-2's 124M shape on one card.
 
 Tokens per second, share of the card's published bfloat16 peak (MFU) and memory, ours beside transformers' GPT-2, litgpt
-and a nanoGPT-style loop, each compiled and not, each in a process of its own. Random tokens: loading data is another
-benchmark's subject.
+and a nanoGPT-style loop, each compiled and not, each in a process of its own; ours also with Muon, and in float8, whose
+share is of the same peak. Random tokens: loading data is another benchmark's subject.
 
     python benchmarks/gpu_124m.py
 """
@@ -25,7 +25,7 @@ SHAPE = (12, 12, 768, 1024, 50_304, 32)
 WARM_UP, MEASURED = 10, 30
 
 
-def measure(name: str, compiled: bool, optimizer: str) -> dict[str, Any]:
+def measure(name: str, precision: str, compiled: bool, optimizer: str) -> dict[str, Any]:
     """One contender, in this process."""
     import torch
     from peers import Shape, contender
@@ -35,9 +35,7 @@ def measure(name: str, compiled: bool, optimizer: str) -> dict[str, Any]:
 
     device, given = torch.device("cuda"), Shape(*SHAPE)
     torch.set_float32_matmul_precision("high")
-    one = contender(
-        name, given, precision="bfloat16", compiled=compiled, steps=1000, optimizer=optimizer, device="cuda"
-    )
+    one = contender(name, given, precision=precision, compiled=compiled, steps=1000, optimizer=optimizer, device="cuda")
     tokens = torch.randint(0, given.vocab_size, (given.batch_size, given.context_length + 1), device=device)
     ids, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     for _ in range(WARM_UP):
@@ -72,14 +70,15 @@ def main() -> None:
         print(json.dumps(measure(*json.loads(arguments.one))))
         return
     ways = [
-        (name, compiled, "adamw")
+        (name, "bfloat16", compiled, "adamw")
         for name in ("homegrown", "nanogpt", "transformers", "litgpt")
         for compiled in (False, True)
     ]
     found = {}
-    for name, compiled, optimizer in [*ways, ("homegrown", True, "muon")]:
-        label = f"{name}{', compiled' if compiled else ''}, {optimizer}"
-        command = [sys.executable, __file__, "--one", json.dumps([name, compiled, optimizer])]
+    ways += [("homegrown", "bfloat16", True, "muon"), ("homegrown", "float8", True, "adamw")]
+    for name, precision, compiled, optimizer in ways:
+        label = f"{name}, {precision}{', compiled' if compiled else ''}, {optimizer}"
+        command = [sys.executable, __file__, "--one", json.dumps([name, precision, compiled, optimizer])]
         done = subprocess.run(command, capture_output=True, text=True)
         found[label] = (
             json.loads(done.stdout.strip().splitlines()[-1])

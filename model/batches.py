@@ -6,8 +6,8 @@ whoever knows the position knows the batch, on any machine and after any interru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -75,7 +75,7 @@ class Tokens(Protocol):
     def __getitem__(self, where: slice, /) -> npt.NDArray[np.integer]: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class TokenWindows:
     """Windows of a long row of tokens; each epoch visits every window once, in another order, cut at another offset."""
 
@@ -89,8 +89,11 @@ class TokenWindows:
     """Another seed, another order."""
     end_id: int | None = None
     """The token that ends a document; given, batches keep documents apart."""
+    _starts: Callable[[int, int], list[int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # Each remembers its own order: a mixture draws from many in turn.
+        object.__setattr__(self, "_starts", lru_cache(maxsize=2)(self._ordered))
         if len(self.tokens) <= self.context_length:
             raise ValueError(
                 f"{len(self.tokens):,} tokens are too few for one window of {self.context_length} and its target; "
@@ -119,8 +122,7 @@ class TokenWindows:
         start = self._starts(epoch, block)[within]
         return np.asarray(self.tokens[start : start + self.context_length + 1])
 
-    @lru_cache(maxsize=2)  # noqa: B019  # holds on to the tokens no longer than training does
-    def _starts(self, epoch: int, block: int) -> list[int]:
+    def _ordered(self, epoch: int, block: int) -> list[int]:
         """Where an epoch's windows start, one block of them."""
         n = self.windows_per_epoch
         indices = range(block * ORDERED_AT_ONCE, min(n, (block + 1) * ORDERED_AT_ONCE))

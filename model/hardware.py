@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from model.float8 import check_float8
 from model.gpt import GPT, GPTConfig
 from model.outline import without_numbers
 
-Precision = Literal["auto", "float32", "bfloat16"]
-PRECISIONS = ("auto", "float32", "bfloat16")
+Precision = Literal["auto", "float32", "bfloat16", "float8"]
+PRECISIONS = ("auto", "float32", "bfloat16", "float8")
 Compile = bool | Literal["auto"]
 
 COMPILE_FROM_FLOPS = 2e14
@@ -36,7 +37,12 @@ def best_device() -> torch.device:
 
 
 def choose_precision(asked: Precision, device: torch.device) -> torch.dtype:
-    """The precision of forward and backward; "auto" is bfloat16 only where hardware multiplies it, and rightly."""
+    """The precision of forward and backward; "auto" is bfloat16 only where hardware multiplies it, and rightly.
+
+    "float8" is bfloat16 with the blocks' products in float8; ValueError where they cannot be.
+    """
+    if asked == "float8":
+        check_float8(device)
     if asked != "auto":
         return torch.float32 if asked == "float32" else torch.bfloat16
     if device.type == "cuda":

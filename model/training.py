@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from model.batches import Batch, mixed_bits
+from model.float8 import multiply_in_float8
 from model.gpt import GPT
 from model.hardware import (
     PRECISIONS,
@@ -81,7 +82,8 @@ class TrainingConfig:
     seed: int = 0
     """Seeds dropout, step by step."""
     precision: Precision = "auto"
-    """Of the forward and backward pass; auto takes bfloat16 where the hardware multiplies it."""
+    """Of the forward and backward pass; auto takes bfloat16 where the hardware multiplies it. float8 is bfloat16 with
+    the blocks' products in 8 bits."""
     compile: Compile = False
     """Compile the forward and backward pass; "auto" does where a compiler is and the run is long enough to gain."""
     z_loss: float = 0.0
@@ -193,6 +195,10 @@ class TrainingState:
             self.averaged = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         in_float32 = self.precision == torch.float32 or world.sharded
         self.fast_model = model if in_float32 else copy.deepcopy(model).to(self.precision)
+        if config.precision == "float8":
+            if world.sharded:
+                raise ValueError("precision float8 needs whole weights in each process; take bfloat16")
+            multiply_in_float8(self.fast_model.blocks, emulate=self.device.type == "cpu")
         self.compiled = False
         self.compute_loss: Callable[..., Tensor] = replicated(self.fast_model, world)
         self.objective = objective

@@ -48,6 +48,7 @@ OWNER = {
     "rouge_score": ("pipeline/evaluations/summarisation.py",),
     "bm25s": ("pipeline/evaluations/retrieval.py",),
     "lm_eval": ("pipeline/evaluations/harness.py",),
+    "torchao": ("model/float8.py",),
     "requests": (),
     "yaml": (),
     "pickle": (),
@@ -92,9 +93,9 @@ def test_each_vendor_has_one_door(vendor: str) -> None:
 
 
 def test_model_needs_torch_numpy_and_safetensors_only() -> None:
-    """model/ imports the standard library, torch, numpy, safetensors, and itself."""
+    """model/ imports the standard library, torch, numpy, safetensors, and itself; float8.py an extra when asked to."""
     names = set().union(*(imported(file) for file in SOURCES if file.is_relative_to(ROOT / "model")))
-    assert names - sys.stdlib_module_names <= {"model", "torch", "numpy", "safetensors"}
+    assert names - sys.stdlib_module_names == {"model", "torch", "numpy", "safetensors", "torchao"}
 
 
 def test_no_file_unpickles_or_extracts_what_is_shared() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,34 @@ def test_figures_are_those_of_the_recorded_run() -> None:
         record["commit"][:10],
     ):
         assert figure in README, figure
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number in a record."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from numbers(part)
+    elif isinstance(value, int | float):
+        yield value
+
+
+SPEEDS = re.findall(
+    r"^\| (.+?) \| ([\d.,]+) \| (.+?) \| \[[\w ]+\]\((benchmarks/results/[\w-]+\.json)\) \|$", README, re.M
+)
+
+
+def test_there_are_speeds() -> None:
+    """The table of speeds is found, row by row."""
+    assert len(SPEEDS) >= 8
+
+
+@pytest.mark.parametrize(("what", "ours", "others", "record"), SPEEDS)
+def test_speeds_are_those_of_the_records(what: str, ours: str, others: str, record: str) -> None:
+    """Each figure of a row stands in the row's record, rounded as shown."""
+    recorded = set(numbers(json.loads((ROOT / record).read_text(encoding="utf-8"))))
+    for shown in [ours, *re.findall(r"(?<![\w.])[\d,]*\d(?:\.\d+)?(?![\w.])", others)]:
+        decimals = len(shown.partition(".")[2])
+        assert shown in {f"{number:,.{decimals}f}" for number in recorded}, (what, shown)
 
 
 @pytest.mark.parametrize("name", SHOWN)

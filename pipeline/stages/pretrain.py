@@ -102,8 +102,9 @@ class Params:
     """Leave out a step whose loss or gradient is this many deviations worse than the last 128; 0 leaves out none."""
     patience: int
     """Looks at the validation split without a gain after which training ends, with the best weights; 0: never."""
-    precision: Literal["auto", "float32", "bfloat16"]
-    """auto takes bfloat16 where the hardware multiplies it."""
+    precision: Literal["auto", "float32", "bfloat16", "float8"]
+    """auto takes bfloat16 where the hardware multiplies it; float8 multiplies the blocks' matrices in 8 bits, on a GPU
+    that can."""
     compile: bool | Literal["auto"]
     """Compile the model first; auto does on a GPU, and on a CPU if a compiler is there and the run is long."""
     seed: int

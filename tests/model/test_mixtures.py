@@ -10,7 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.batches import TokenWindows
+import model.batches
+import model.mixtures
+from model.batches import TokenWindows, shuffled
 from model.mixtures import Mixture, Pieces, shares
 
 TOKENS = np.arange(10_000)
@@ -49,6 +51,22 @@ def test_every_window_is_of_one_source_in_its_share() -> None:
     firsts = [int(row[0]) for position in range(100) for row in batches(position).ids_BT]
     assert Counter(first >= 5000 for first in firsts) == {False: 300, True: 100}
     assert not any(1000 <= first < 2000 for first in firsts)
+
+
+def test_the_order_of_each_source_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many sources that take turns cost one shuffle each, and one for the round."""
+    done: list[int] = []
+
+    def counted(indices: range, size: int, key: int) -> list[int]:
+        done.append(size)
+        return shuffled(indices, size, key)
+
+    monkeypatch.setattr(model.batches, "shuffled", counted)
+    monkeypatch.setattr(model.mixtures, "shuffled", counted)
+    batches = Mixture([TokenWindows(TOKENS, 10, 1, seed) for seed in range(5)], [20] * 5, batch_size=4, seed=0)
+    for position in range(25):
+        batches(position)
+    assert sorted(done) == [100, *[998] * 5]
 
 
 def test_a_source_is_gone_through_before_it_comes_again() -> None:
