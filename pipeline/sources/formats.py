@@ -6,6 +6,7 @@ The name decides, never the content: a guess would make two runs over nearly equ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pipeline.sources import columnar, compression, csv_tables, docx, html, json_lines, pdf, text, warc
 from pipeline.sources.rows import Reader
@@ -59,11 +60,15 @@ class Wrapping:
 
 def wrapping(name: str, named: str = "auto") -> Wrapping | None:
     """How to read a file of that name; None for one that is not read. `named` is a format that the user names."""
-    lower = name.rpartition("/")[2].lower()
-    stem, dot, last = lower.rpartition(".")
+    _, *suffixes = name.rpartition("/")[2].lower().rsplit(".", 3)
+    return _wrapping("".join(f".{suffix}" for suffix in suffixes), named)
+
+
+@lru_cache(maxsize=1024)  # a tree of many files has few endings
+def _wrapping(ending: str, named: str) -> Wrapping | None:
+    stem, dot, last = ending.rpartition(".")
     if dot + last in _SHORT:
-        lower = stem + _SHORT[dot + last]
-        stem, dot, last = lower.rpartition(".")
+        stem, dot, last = (stem + _SHORT[dot + last]).rpartition(".")
     packed = dot + last if dot + last in compression.SUFFIXES else ""
     if packed:
         stem, dot, last = stem.rpartition(".")

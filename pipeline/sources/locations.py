@@ -7,13 +7,14 @@ dot in front, which is an editor's or a system's.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from pipeline.errors import ConfigurationError, InputOutputError, IntegrityError
 from pipeline.sources.rows import RefusedError
@@ -112,7 +113,7 @@ def opened(path: str) -> Iterator[tuple[BinaryIO, int]]:
     try:
         # O_NOFOLLOW and O_NONBLOCK: if the entry was swapped for a link or a pipe since it was listed, nothing is read.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        file = os.fdopen(descriptor, "rb", buffering=0)
+        file = cast(BinaryIO, io.FileIO(descriptor))
     except OSError as error:
         if error.errno in _MACHINE_ERRORS:
             raise InputOutputError(f"{path}: {error.strerror}") from error
