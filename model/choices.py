@@ -10,18 +10,20 @@ Shape suffixes as in model/gpt.py: M rows of hidden states, V vocabulary, D widt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.cross_entropy import rows_per_chunk
 from model.gpt import GPT, KeyValueCache
 
 TOKENS_PER_PASS = 512
 """Padding included. More of them push attention out of the processor's cache: 64 questions of HellaSwag take
 stories260K 0.6 to 0.9 CPU-seconds in passes of 512 tokens, 1.1 in passes of 2,048 (one Zen 5 core, torch 2.13)."""
+ROWS, WORDS = 512, 2048
+"""Hidden states that meet the head at once, and words of it that they meet: what a processor's cache holds."""
 
 
 @dataclass(frozen=True)
@@ -205,17 +207,28 @@ def _log_probabilities(model: GPT, hidden_MD: Tensor, judged: _Judged) -> tuple[
     device = hidden_MD.device
     states, which_K = torch.unique(torch.tensor(judged.states, device=device), return_inverse=True)
     targets_K = torch.tensor(judged.targets, device=device)
-    rows = rows_per_chunk(model.config.vocab_size, on_cpu=hidden_MD.is_cpu)
-    log_p_K = torch.empty(len(targets_K), dtype=torch.float64, device=device)
-    greedy_K = torch.empty(len(targets_K), dtype=torch.bool, device=device)
-    for first in range(0, len(states), rows):
-        logits_MV = model.logits(hidden_MD[states[first : first + rows]])
-        best_M = logits_MV.amax(-1)
-        inside = ((which_K >= first) & (which_K < first + rows)).nonzero()[:, 0]
-        local = which_K[inside] - first
-        scores_K = logits_MV[local, targets_K[inside]] - best_M[local]
-        # In place: at a large vocabulary a second array of this size costs more than the sums.
-        total_M = logits_MV.sub_(best_M[:, None]).exp_().sum(-1).log_()
-        log_p_K[inside] = (scores_K - total_M[local]).double()
-        greedy_K[inside] = scores_K >= 0
-    return log_p_K.cpu(), greedy_K.cpu()
+    scores_K = torch.empty(len(targets_K), device=device)
+    best_M, sums_M = torch.full((len(states),), -math.inf, device=device), torch.zeros(len(states), device=device)
+    for begin in range(0, len(states), ROWS):
+        rows = slice(begin, begin + ROWS)
+        best, sums = best_M[rows], sums_M[rows]
+        for first, logits_MV in _logits(model, hidden_MD[states[rows]]):
+            M, V = logits_MV.shape
+            row_K, word_K = which_K - begin, targets_K - first
+            inside = ((row_K >= 0) & (row_K < M) & (word_K >= 0) & (word_K < V)).nonzero()[:, 0]
+            scores_K[inside] = logits_MV[row_K[inside], word_K[inside]]
+            new_best = torch.maximum(best, logits_MV.amax(-1))
+            sums.mul_((best - new_best).exp_()).add_(logits_MV.sub_(new_best[:, None]).exp_().sum(-1))
+            best.copy_(new_best)
+    above_K = scores_K - best_M[which_K]
+    return (above_K - sums_M.log()[which_K]).double().cpu(), (above_K >= 0).cpu()
+
+
+def _logits(model: GPT, hidden_MD: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The scores of some words at a time, and the number of the first of them."""
+    if hidden_MD.is_cpu and (model.head is None or isinstance(model.head, nn.Linear)):
+        weight_VD = model.head_weight()
+        for first in range(0, len(weight_VD), WORDS):
+            yield first, (hidden_MD @ weight_VD[first : first + WORDS].t()).float()
+    else:  # a head that is packed for inference gives all or nothing
+        yield 0, model.logits(hidden_MD)

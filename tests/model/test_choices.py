@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import model.choices
 from model.choices import Choice, score_continuations
 from model.gpt import GPT, GPTConfig
 
@@ -58,6 +60,18 @@ def test_a_score_is_what_the_whole_row_gives(asked: list[Choice], kind: str, tok
             log_p, greedy = by_hand(MODELS[kind], list(choice.context), list(continuation))
             assert score.log_probability == pytest.approx(log_p, abs=1e-4)
             assert (score.is_greedy, score.n_tokens) == (greedy, len(continuation))
+
+
+def test_the_vocabulary_may_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that is met seven words and two states at a time gives the scores of the whole one."""
+    asked = [Choice([1, n], [[2, 3, n], [30, 4], [5]]) for n in range(9)]
+    whole = score_continuations(MODELS["llama"], asked)
+    monkeypatch.setattr(model.choices, "WORDS", 7)
+    monkeypatch.setattr(model.choices, "ROWS", 2)
+    pieces = score_continuations(MODELS["llama"], asked)
+    for one, other in zip(chain.from_iterable(whole), chain.from_iterable(pieces), strict=True):
+        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-5)
+        assert (one.is_greedy, one.n_tokens) == (other.is_greedy, other.n_tokens)
 
 
 def test_scoring_again_gives_the_same_bits() -> None:
