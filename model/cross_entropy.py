@@ -56,15 +56,11 @@ def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor
     return total
 
 
-def rows_per_chunk(vocab_size: int, *, on_cpu: bool) -> int:
-    """How many hidden states meet the head at once."""
-    return max(FEWEST_ROWS, (LOGITS_PER_CHUNK if on_cpu else LOGITS_PER_GPU_CHUNK) // vocab_size)
-
-
 def _chunks(hidden_MD: Tensor, weight_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Some rows at a time, and the one array in which all have their logits, one chunk after the other."""
-    size, n = rows_per_chunk(len(weight_VD), on_cpu=hidden_MD.is_cpu), len(hidden_MD)
-    room_MV = hidden_MD.new_empty(min(size, n), len(weight_VD))
+    n, V = len(hidden_MD), len(weight_VD)
+    size = max(FEWEST_ROWS, (LOGITS_PER_CHUNK if hidden_MD.is_cpu else LOGITS_PER_GPU_CHUNK) // V)
+    room_MV = hidden_MD.new_empty(min(size, n), V)
     for first in range(0, n, size):
         last = min(n, first + size)
         yield slice(first, last), room_MV[: last - first]
