@@ -35,6 +35,7 @@ from flows.project import STATE, project_root
 from flows.stage_process import StoppedError
 from flows.stage_task import current_run
 from pipeline.errors import HomegrownError, TryAgainError
+from pipeline.processor import HALVES
 
 FLOW_NAME = "homegrown"
 OWNERS = STATE / "flow_runs"
@@ -55,7 +56,7 @@ def _name_of_run() -> str:
 @prefect.flow(
     name=FLOW_NAME,
     flow_run_name=_name_of_run,
-    task_runner=ThreadPoolTaskRunner(max_workers=3),  # type: ignore[arg-type]  # its futures are futures
+    task_runner=ThreadPoolTaskRunner(max_workers=HALVES),  # type: ignore[arg-type]  # its futures are futures
     persist_result=False,
     validate_parameters=False,
 )

@@ -167,10 +167,12 @@ def like(template: Tensor, tensor: Tensor) -> Tensor:
 
     Where the template is not cut up, or both are, it is the tensor as it is.
     """
+    if not hasattr(template, "full_tensor") or hasattr(tensor, "full_tensor"):
+        return tensor
+    # Takes a second to load, and whoever only reads a model comes by here.
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if not isinstance(template, DTensor) or isinstance(tensor, DTensor):
-        return tensor
+    assert isinstance(template, DTensor)
     placed: Tensor = distribute_tensor(
         tensor.to(template.device), template.device_mesh, template.placements, src_data_rank=None
     )

@@ -74,15 +74,16 @@ class Compute:
     @property
     def thread_count(self) -> int:
         """The number of CPU threads to use."""
-        return self.threads or _cores()
+        return self.threads or cores()
 
     @property
     def process_count(self) -> int:
         """The number of processes of this machine to use."""
-        return self.processes or _cores()
+        return self.processes or cores()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The cores that this process may use."""
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
 
 

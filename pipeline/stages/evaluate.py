@@ -28,7 +28,7 @@ from pipeline.instruction_rows import InstructionRow, instruction_rows
 from pipeline.manifest import Manifest, commit, verify
 from pipeline.params import Compute
 from pipeline.pictures import draw_confusion, draw_reliability
-from pipeline.processor import processor
+from pipeline.processor import fits_a_half, processor
 from pipeline.report import Report
 from pipeline.shards import map_split
 from pipeline.tables import write_csv
@@ -85,10 +85,11 @@ def run(
     made = verify(checkpoint)
     manifests = {"tokens": verify(tokens), "examples": verify(examples)}
     encoding = load_encoding(tokens / RANKS_FILE)
-    torch.set_num_threads(compute.thread_count)
-    with model_errors(f"evaluate@{name}"), processor(report):
-        model = load_model(checkpoint)
-        model.to(best_device() if compute.device == "auto" else torch.device(compute.device))
+    device = best_device() if compute.device == "auto" else torch.device(compute.device)
+    small = fits_a_half(int(made.facts["n_parameters"]), device.type, compute)
+    with model_errors(f"evaluate@{name}"), processor(report, compute, half=small) as threads:
+        torch.set_num_threads(threads)
+        model = load_model(checkpoint).to(device)
         found: list[Figures] = []
         spoken: Figures | None = None
         task = made.facts.get("task", "language-model")

@@ -14,7 +14,7 @@ from pipeline.forgetting import as_language_model, bits_per_byte
 from pipeline.manifest import Manifest, commit, verify
 from pipeline.params import Compute
 from pipeline.pictures import draw_curves
-from pipeline.processor import processor
+from pipeline.processor import fits_a_half, processor
 from pipeline.published import published_config, published_model, require_digest, require_vocabulary
 from pipeline.report import Report
 from pipeline.tables import write_csv
@@ -131,13 +131,16 @@ def run(
 
     from model.checkpoint import load_model, save_model
     from model.gpt import GPT
+    from model.hardware import best_device
     from model.lora import adapt
 
     inputs = {"start": verify(start), "tokens": verify(tokens), "examples": verify(examples)}
     digests = {key: manifest.digest for key, manifest in inputs.items()}
-    torch.set_num_threads(compute.thread_count)
     label = f"finetune@{name}"
-    with model_errors(label), processor(report):
+    device = best_device() if compute.device == "auto" else torch.device(compute.device)
+    small = fits_a_half(int(inputs["start"].facts["n_parameters"]), device.type, compute) and not params.teacher
+    with model_errors(label), processor(report, compute, half=small) as threads:
+        torch.set_num_threads(threads)
         torch.manual_seed(params.seed)
         before = load_model(start)
         if before.config.n_classes:

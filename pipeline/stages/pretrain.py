@@ -149,9 +149,13 @@ def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, rep
 
     manifest = verify(tokens)
     device = best_device() if compute.device == "auto" else torch.device(compute.device)
-    with model_errors("pretrain"), processor(report), joined(device, sharded=compute.shard_model) as world:
+    with (
+        model_errors("pretrain"),
+        processor(report, compute) as threads,
+        joined(device, sharded=compute.shard_model) as world,
+    ):
         params = settled(params, int(manifest.facts["vocab_size"]))
-        torch.set_num_threads(compute.threads or max(1, compute.thread_count // world.size))
+        torch.set_num_threads(compute.threads or max(1, threads // world.size))
         if params.batch_size < world.size:
             raise ConfigurationError(
                 f"pretrain.batch_size is {params.batch_size} but {world.size} processes train; raise it, or lower "

@@ -314,8 +314,10 @@ def test_from_scratch_owes_the_start_its_shape_alone(made: Any, sha256_of: Sha25
     with torch.no_grad():
         for weights in other.parameters():
             weights.mul_(2)
+    facts = made.manifest("checkpoints/base").facts
     with manifest.commit(made.path("checkpoints/base"), "checkpoint") as draft:
         save_model(draft.path, other)
+        draft.facts |= facts
     made.run("finetune", name, from_scratch=True)
     assert sha256_of(made.path(f"checkpoints/{name}"))["model.safetensors"] == first
 
