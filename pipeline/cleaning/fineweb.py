@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cleaning.measures import Rule, numbers, share
-from pipeline.cleaning.repetition import repeated_pieces
+from pipeline.cleaning.lines import lines_of
+from pipeline.cleaning.measures import Rule, share
+from pipeline.cleaning.repetition import repeated_lines
 from pipeline.cleaning.words import Batch
 
 SHORT_LINE_CHARACTERS = 30
@@ -18,29 +19,22 @@ SHORT_LINE_CHARACTERS = 30
 TERMINAL_PUNCTUATION = (*".?!…", *"。．！？｡", *"।॥", *"۔؟", *"։።၊။៕")
 
 
-def _lines(batch: Batch) -> NDArray[np.float64]:
-    return numbers([len(lines) for lines in batch.lines])
-
-
 def _ended_lines(batch: Batch) -> NDArray[np.float64]:
-    ended = [sum(line.endswith(TERMINAL_PUNCTUATION) for line in lines) for lines in batch.lines]
-    return share(numbers(ended), _lines(batch))
+    lines = lines_of(batch)
+    return share(lines.count(lines.end_with(TERMINAL_PUNCTUATION)), lines.count())
 
 
 def _short_lines(batch: Batch) -> NDArray[np.float64]:
-    short = [sum(len(line) <= SHORT_LINE_CHARACTERS for line in lines) for lines in batch.lines]
-    return share(numbers(short), _lines(batch))
+    lines = lines_of(batch)
+    return share(lines.count(lines.at_most(SHORT_LINE_CHARACTERS)), lines.count())
 
 
 def _repeated_line_characters(batch: Batch) -> NDArray[np.float64]:
-    repeated = [repeated_pieces(lines)[1] for lines in batch.lines]
-    line_feeds = [text.count("\n") for text in batch.texts]
-    return share(numbers(repeated), batch.lengths_D - numbers(line_feeds))
+    return share(repeated_lines(batch).characters_D, batch.lengths_D - lines_of(batch).feeds_D)
 
 
 def _line_feeds(batch: Batch) -> NDArray[np.float64]:
-    line_feeds = [text.count("\n") for text in batch.texts]
-    return share(numbers(line_feeds), np.diff(batch.words.bounds_D1).astype(np.float64))
+    return share(lines_of(batch).feeds_D, np.diff(batch.words.bounds_D1).astype(np.float64))
 
 
 RULES = (

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cleaning.lines import lines_of
 from pipeline.cleaning.measures import Rule, numbers, share
 from pipeline.cleaning.words import ALPHABETIC, ALPHANUMERIC, Batch
 
@@ -44,13 +45,14 @@ def _ellipses(batch: Batch) -> NDArray[np.float64]:
 
 
 def _bullet_lines(batch: Batch) -> NDArray[np.float64]:
-    counts = [sum(line.lstrip().startswith(BULLETS) for line in lines) for lines in batch.lines]
-    return share(numbers(counts), numbers([len(lines) for lines in batch.lines]))
+    lines = lines_of(batch)
+    return share(lines.count(lines.begin_with(BULLETS)), lines.count())
 
 
 def _ellipsis_lines(batch: Batch) -> NDArray[np.float64]:
-    counts = [sum(line.rstrip().endswith(ELLIPSES) for line in lines) for lines in batch.lines]
-    return share(numbers(counts), numbers([len(lines) for lines in batch.lines]))
+    lines = lines_of(batch)
+    ended_L = np.logical_or.reduce([lines.end_with_run(mark[0], len(mark)) for mark in ELLIPSES])
+    return share(lines.count(ended_L), lines.count())
 
 
 def _alphabetic_words(batch: Batch) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from pipeline.cleaning import (
     fineweb,
     gopher,
     languages,
+    lines,
     measures,
     near_duplicates,
     quality,
@@ -32,7 +33,7 @@ from pipeline.memo import Memo, code_digest, open_memo
 if TYPE_CHECKING:
     from pipeline.stages.clean import Params
 
-_MODULES = (c4, contamination, fineweb, gopher, languages, measures, near_duplicates, quality, repetition, words)
+_MODULES = (c4, contamination, fineweb, gopher, languages, lines, measures, near_duplicates, quality, repetition, words)
 _BYTES_OF_BANDS = 8 * BANDS
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cleaning.words import Batch, mixed, ngram_hashes
+from pipeline.cleaning.words import Batch, high_bits, mixed, ngram_hashes
 
 BANDS = 14
 HASHES_PER_BAND = 8
@@ -23,10 +23,12 @@ WORDS_PER_SHINGLE = 5
 BYTES_PER_DOCUMENT = 8 * BANDS
 _SHINGLES_AT_ONCE = 1 << 16  # a hash of them fits in a core's own cache
 
-# Hash number i orders shingles by a_i · x + b_i modulo 2**64, a_i odd: a permutation of 64-bit numbers. The a_i and b_i
-# are mixed counters, not a generator's draws, so that no version of NumPy gives others.
+# Hash number i orders shingles by a_i · x + b_i modulo 2**32, a_i odd: a permutation of 32-bit numbers, which a
+# processor multiplies and compares eight at once. Two shingles that are one in 32 bits would have to be the least of a
+# text eight times over to matter. The a_i and b_i are mixed counters, not a generator's draws, so that no version of
+# NumPy gives others.
 _NUMBERS = mixed(np.arange(1, 2 * BANDS * HASHES_PER_BAND + 1, dtype=np.uint64))
-_FACTORS, _TERMS = _NUMBERS[::2] | np.uint64(1), _NUMBERS[1::2]
+_FACTORS, _TERMS = high_bits(_NUMBERS[::2]) | np.uint32(1), high_bits(_NUMBERS[1::2])
 
 
 class NearDuplicates:
@@ -66,22 +68,18 @@ def bands(batch: Batch) -> NDArray[np.uint64]:
         inside_W[first] = True
     shingles = shingles_W[inside_W]
     counts_D = np.where(counts_D >= WORDS_PER_SHINGLE, counts_D - WORDS_PER_SHINGLE + 1, np.minimum(counts_D, 1))
-    signatures = _minima(shingles, counts_D)
+    signatures = _minima(high_bits(shingles), counts_D).reshape(-1, BANDS, HASHES_PER_BAND)
     digests = np.zeros((len(counts_D), BANDS), np.uint64)
-    for band in range(BANDS):
-        columns = signatures[:, band * HASHES_PER_BAND : (band + 1) * HASHES_PER_BAND]
-        digest = np.zeros(len(counts_D), np.uint64)
-        for column in columns.T:
-            digest = ngram_hashes(np.concatenate((digest, column)).reshape(2, -1).T.ravel(), 2)[::2]
-        digests[:, band] = digest
+    for place in range(HASHES_PER_BAND):
+        digests = mixed(digests + signatures[:, :, place])
     # Nothing to compare: a text without a word is like no other, whatever its signature.
     digests[counts_D == 0] = 0
     return digests
 
 
-def _minima(shingles: NDArray[np.uint64], counts_D: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _minima(shingles: NDArray[np.uint32], counts_D: NDArray[np.int64]) -> NDArray[np.uint32]:
     """The least value of each hash over each text's shingles, of shape (documents, hashes)."""
-    signatures = np.full((len(counts_D), len(_FACTORS)), np.iinfo(np.uint64).max, np.uint64)
+    signatures = np.full((len(counts_D), len(_FACTORS)), np.iinfo(np.uint32).max, np.uint32)
     filled = np.flatnonzero(counts_D)
     starts = (np.cumsum(counts_D) - counts_D)[filled]
     ends = np.append(starts[1:], len(shingles))
@@ -90,8 +88,11 @@ def _minima(shingles: NDArray[np.uint64], counts_D: NDArray[np.int64]) -> NDArra
         last = max(first + 1, int(np.searchsorted(ends, starts[first] + _SHINGLES_AT_ONCE, "right")))
         own = shingles[starts[first] : ends[last - 1]]
         places = starts[first:last] - starts[first]
+        ordered = np.empty_like(own)
         for number, (factor, term) in enumerate(zip(_FACTORS, _TERMS, strict=True)):
-            signatures[filled[first:last], number] = np.minimum.reduceat(own * factor + term, places)
+            np.multiply(own, factor, out=ordered)
+            ordered += term
+            signatures[filled[first:last], number] = np.minimum.reduceat(ordered, places)
         first = last
     return signatures
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cleaning.measures import Rule, numbers, share
-from pipeline.cleaning.words import Batch
+from pipeline.cleaning.words import Batch, per_batch
 
 _HASH_BITS = 48  # 100,000 different words in one text meet by chance once in 56,000 texts
 
@@ -71,22 +70,24 @@ class Repetition:
         characters_D = np.zeros(self.n_documents)
         if len(repeats.firsts_G):
             documents_G = self.documents_W[repeats.firsts_G]
-            order = np.lexsort((repeats.firsts_G, -repeats.counts_G, documents_G))
-            best = order[np.concatenate(([True], np.diff(documents_G[order]) > 0))]
-            firsts = repeats.firsts_G[best]
+            starts = np.flatnonzero(np.diff(documents_G, prepend=-1))
+            most = np.maximum.reduceat(repeats.counts_G, starts)
+            others_G = repeats.counts_G < np.repeat(most, np.diff(np.append(starts, len(documents_G))))
+            firsts = np.minimum.reduceat(np.where(others_G, len(self.documents_W), repeats.firsts_G), starts)
             lengths = self.characters_W1[firsts + n] - self.characters_W1[firsts] + n - 1
-            characters_D[documents_G[best]] = lengths * repeats.counts_G[best]
+            characters_D[documents_G[starts]] = lengths * most
         return characters_D
 
     def characters_repeated(self, n: int) -> NDArray[np.float64]:
         """Characters of the words in n-grams that a document had before, each word once; spaces not counted."""
         repeats = self.of(n)
-        n_words = len(self.documents_W)
         later = repeats.places_P[repeats.places_P != repeats.firsts_G[repeats.ngrams_P]]
-        steps = np.bincount(later, minlength=n_words + 1) - np.bincount(later + n, minlength=n_words + 1)
-        covered_W = np.cumsum(steps)[:n_words] > 0
-        weights = np.diff(self.characters_W1) * covered_W
-        sums = np.bincount(self.documents_W, weights=weights, minlength=self.n_documents)
+        covered_W = np.zeros(len(self.documents_W), np.bool_)
+        for place in range(n):
+            covered_W[later + place] = True
+        covered = np.flatnonzero(covered_W)
+        characters = self.characters_W1[covered + 1] - self.characters_W1[covered]
+        sums = np.bincount(self.documents_W[covered], weights=characters, minlength=self.n_documents)
         return sums.astype(np.float64)
 
 
@@ -104,14 +105,9 @@ def _repeats(n: int, places: NDArray[np.int64], keys: NDArray[np.generic]) -> Re
     return Repeats(n, places_P, np.repeat(np.arange(len(counts_G)), counts_G), firsts_G, counts_G)
 
 
-_of_batch: WeakKeyDictionary[Batch, Repetition] = WeakKeyDictionary()
-
-
+@per_batch
 def _repetition(batch: Batch) -> Repetition:
-    """The rules of one batch share what they find in it."""
-    if batch not in _of_batch:
-        _of_batch[batch] = Repetition(batch)
-    return _of_batch[batch]
+    return Repetition(batch)
 
 
 def _lengths(batch: Batch) -> NDArray[np.float64]:
@@ -126,6 +122,25 @@ def _repeated(batch: Batch, n: int) -> NDArray[np.float64]:
     return share(_repetition(batch).characters_repeated(n), _lengths(batch))
 
 
+@dataclass(frozen=True)
+class RepeatedPieces:
+    """Of each document: its pieces, those that were there before, and the characters of these."""
+
+    all_D: NDArray[np.float64]
+    repeated_D: NDArray[np.float64]
+    characters_D: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, pieces_D: list[list[str]]) -> RepeatedPieces:
+        """Look for them in each document's pieces."""
+        found = [repeated_pieces(pieces) for pieces in pieces_D]
+        return cls(
+            numbers([len(pieces) for pieces in pieces_D]),
+            numbers([count for count, _ in found]),
+            numbers([characters for _, characters in found]),
+        )
+
+
 def repeated_pieces(pieces: list[str]) -> tuple[int, int]:
     """How many of the pieces were there before, and how many characters they have."""
     if len(different := set(pieces)) == len(pieces):
@@ -133,21 +148,33 @@ def repeated_pieces(pieces: list[str]) -> tuple[int, int]:
     return len(pieces) - len(different), sum(map(len, pieces)) - sum(map(len, different))
 
 
+@per_batch
+def repeated_lines(batch: Batch) -> RepeatedPieces:
+    """Of the lines of each document."""
+    return RepeatedPieces.of(batch.lines)
+
+
+@per_batch
+def _repeated_paragraphs_of(batch: Batch) -> RepeatedPieces:
+    return RepeatedPieces.of(batch.paragraphs)
+
+
 def _repeated_lines(batch: Batch) -> NDArray[np.float64]:
-    return share(numbers([repeated_pieces(p)[0] for p in batch.lines]), numbers([len(p) for p in batch.lines]))
+    found = repeated_lines(batch)
+    return share(found.repeated_D, found.all_D)
 
 
 def _repeated_line_characters(batch: Batch) -> NDArray[np.float64]:
-    return share(numbers([repeated_pieces(p)[1] for p in batch.lines]), _lengths(batch))
+    return share(repeated_lines(batch).characters_D, _lengths(batch))
 
 
 def _repeated_paragraphs(batch: Batch) -> NDArray[np.float64]:
-    counts = [repeated_pieces(pieces)[0] for pieces in batch.paragraphs]
-    return share(numbers(counts), numbers([len(pieces) for pieces in batch.paragraphs]))
+    found = _repeated_paragraphs_of(batch)
+    return share(found.repeated_D, found.all_D)
 
 
 def _repeated_paragraph_characters(batch: Batch) -> NDArray[np.float64]:
-    return share(numbers([repeated_pieces(p)[1] for p in batch.paragraphs]), _lengths(batch))
+    return share(_repeated_paragraphs_of(batch).characters_D, _lengths(batch))
 
 
 RULES = (
