@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pipeline.cleaning.lines import lines_of
 from pipeline.cleaning.measures import Rule, share
-from pipeline.cleaning.repetition import repeated_lines
 from pipeline.cleaning.words import Batch
 
 SHORT_LINE_CHARACTERS = 30
@@ -30,7 +29,8 @@ def _short_lines(batch: Batch) -> NDArray[np.float64]:
 
 
 def _repeated_line_characters(batch: Batch) -> NDArray[np.float64]:
-    return share(repeated_lines(batch).characters_D, batch.lengths_D - lines_of(batch).feeds_D)
+    lines = lines_of(batch)
+    return share(lines.characters(lines.repeated), batch.lengths_D - lines.feeds_D)
 
 
 def _line_feeds(batch: Batch) -> NDArray[np.float64]:

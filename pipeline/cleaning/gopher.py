@@ -61,11 +61,10 @@ def _alphabetic_words(batch: Batch) -> NDArray[np.float64]:
 
 def _stop_words(batch: Batch) -> NDArray[np.float64]:
     """How many of the eight stand in a text, as they are written here."""
-    met = np.zeros(len(batch.texts))
-    for stop_word in _stop_word_hashes():
-        places = np.flatnonzero(batch.hashes == stop_word)
-        met[np.unique(batch.words.documents_W[places])] += 1
-    return met
+    met = np.zeros((len(batch.texts), len(STOP_WORDS)), np.bool_)
+    for number, stop_word in enumerate(_stop_word_hashes()):
+        met[batch.words.documents_W[batch.hashes == stop_word], number] = True
+    return met.sum(1, np.float64)
 
 
 @cache

@@ -1,11 +1,13 @@
 """Goes in: a batch of texts. Comes out: where their lines are and with what they begin and end, as arrays.
 
-Lines of white space alone do not count, here and in all rules. C characters of the joined batch, L lines, D documents.
+Lines of white space alone do not count, here and in all rules. Shapes as in
+words.py, and L lines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ class Lines:
     """The lines of a batch that hold anything but white space."""
 
     def __init__(self, batch: Batch) -> None:
-        self._points_C, self._n_documents = batch.points_C, len(batch.texts)
+        self._batch, self._points_C, self._n_documents = batch, batch.points_C, len(batch.texts)
         feeds = np.flatnonzero(batch.points_C == _LINE_FEED)
         starts = np.concatenate(([0], feeds[:-1] + 1))
         all_D = np.diff(np.searchsorted(feeds, batch.ends_D), prepend=0)
@@ -39,6 +41,23 @@ class Lines:
         """The lines of each document, or those of them that are wanted."""
         documents = self.documents_L if wanted_L is None else self.documents_L[wanted_L]
         return np.bincount(documents, minlength=self._n_documents).astype(np.float64)
+
+    def characters(self, wanted_L: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The characters of those lines of each document that are wanted."""
+        lengths = (self.ends_L - self.starts_L)[wanted_L]
+        sums = np.bincount(self.documents_L[wanted_L], weights=lengths, minlength=self._n_documents)
+        return sums.astype(np.float64)
+
+    @cached_property
+    def repeated(self) -> NDArray[np.bool_]:
+        """Whether each line stood in its document before."""
+        hashes_L = self._batch.hashes_of(self.starts_L, self.ends_L)
+        order = np.lexsort((hashes_L, self.documents_L))
+        again = np.diff(hashes_L[order]) == 0
+        again &= np.diff(self.documents_L[order]) == 0
+        repeated_L = np.zeros(len(order), np.bool_)
+        repeated_L[order[1:][again]] = True
+        return repeated_L
 
     def at_most(self, characters: int) -> NDArray[np.bool_]:
         """Whether each has no more characters, white space at both ends among them."""

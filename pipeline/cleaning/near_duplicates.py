@@ -79,7 +79,7 @@ def bands(batch: Batch) -> NDArray[np.uint64]:
 
 def _minima(shingles: NDArray[np.uint32], counts_D: NDArray[np.int64]) -> NDArray[np.uint32]:
     """The least value of each hash over each text's shingles, of shape (documents, hashes)."""
-    signatures = np.full((len(counts_D), len(_FACTORS)), np.iinfo(np.uint32).max, np.uint32)
+    signatures = np.full((len(_FACTORS), len(counts_D)), np.iinfo(np.uint32).max, np.uint32)
     filled = np.flatnonzero(counts_D)
     starts = (np.cumsum(counts_D) - counts_D)[filled]
     ends = np.append(starts[1:], len(shingles))
@@ -88,13 +88,15 @@ def _minima(shingles: NDArray[np.uint32], counts_D: NDArray[np.int64]) -> NDArra
         last = max(first + 1, int(np.searchsorted(ends, starts[first] + _SHINGLES_AT_ONCE, "right")))
         own = shingles[starts[first] : ends[last - 1]]
         places = starts[first:last] - starts[first]
+        minima = np.empty((len(_FACTORS), last - first), np.uint32)
         ordered = np.empty_like(own)
-        for number, (factor, term) in enumerate(zip(_FACTORS, _TERMS, strict=True)):
+        for factor, term, least in zip(_FACTORS, _TERMS, minima, strict=True):
             np.multiply(own, factor, out=ordered)
             ordered += term
-            signatures[filled[first:last], number] = np.minimum.reduceat(ordered, places)
+            np.minimum.reduceat(ordered, places, out=least)
+        signatures[:, filled[first:last]] = minima
         first = last
-    return signatures
+    return signatures.T
 
 
 def clusters(digests: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cleaning.lines import lines_of
 from pipeline.cleaning.measures import Rule, numbers, share
 from pipeline.cleaning.words import Batch, per_batch
 
@@ -122,25 +123,6 @@ def _repeated(batch: Batch, n: int) -> NDArray[np.float64]:
     return share(_repetition(batch).characters_repeated(n), _lengths(batch))
 
 
-@dataclass(frozen=True)
-class RepeatedPieces:
-    """Of each document: its pieces, those that were there before, and the characters of these."""
-
-    all_D: NDArray[np.float64]
-    repeated_D: NDArray[np.float64]
-    characters_D: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, pieces_D: list[list[str]]) -> RepeatedPieces:
-        """Look for them in each document's pieces."""
-        found = [repeated_pieces(pieces) for pieces in pieces_D]
-        return cls(
-            numbers([len(pieces) for pieces in pieces_D]),
-            numbers([count for count, _ in found]),
-            numbers([characters for _, characters in found]),
-        )
-
-
 def repeated_pieces(pieces: list[str]) -> tuple[int, int]:
     """How many of the pieces were there before, and how many characters they have."""
     if len(different := set(pieces)) == len(pieces):
@@ -148,33 +130,28 @@ def repeated_pieces(pieces: list[str]) -> tuple[int, int]:
     return len(pieces) - len(different), sum(map(len, pieces)) - sum(map(len, different))
 
 
-@per_batch
-def repeated_lines(batch: Batch) -> RepeatedPieces:
-    """Of the lines of each document."""
-    return RepeatedPieces.of(batch.lines)
-
-
-@per_batch
-def _repeated_paragraphs_of(batch: Batch) -> RepeatedPieces:
-    return RepeatedPieces.of(batch.paragraphs)
-
-
 def _repeated_lines(batch: Batch) -> NDArray[np.float64]:
-    found = repeated_lines(batch)
-    return share(found.repeated_D, found.all_D)
+    lines = lines_of(batch)
+    return share(lines.count(lines.repeated), lines.count())
 
 
 def _repeated_line_characters(batch: Batch) -> NDArray[np.float64]:
-    return share(repeated_lines(batch).characters_D, _lengths(batch))
+    lines = lines_of(batch)
+    return share(lines.characters(lines.repeated), _lengths(batch))
+
+
+@per_batch
+def _paragraphs(batch: Batch) -> list[tuple[int, int]]:
+    return [repeated_pieces(pieces) for pieces in batch.paragraphs]
 
 
 def _repeated_paragraphs(batch: Batch) -> NDArray[np.float64]:
-    found = _repeated_paragraphs_of(batch)
-    return share(found.repeated_D, found.all_D)
+    repeated = numbers([count for count, _ in _paragraphs(batch)])
+    return share(repeated, numbers([len(pieces) for pieces in batch.paragraphs]))
 
 
 def _repeated_paragraph_characters(batch: Batch) -> NDArray[np.float64]:
-    return share(_repeated_paragraphs_of(batch).characters_D, _lengths(batch))
+    return share(numbers([characters for _, characters in _paragraphs(batch)]), _lengths(batch))
 
 
 RULES = (

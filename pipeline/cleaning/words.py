@@ -72,18 +72,21 @@ class Batch:
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
         """A number for each of `words`: the same for the same characters."""
-        return _hashes(self.points_C, self.words)
+        return self.hashes_of(self.words.starts_W, self.words.ends_W)
 
     @cached_property
     def folded_hashes(self) -> NDArray[np.uint64]:
         """A number for each of `folded_words`: the same whatever the case of the letters."""
         lower_C = np.take(_tables()[1], self.points_C, mode="clip")
-        return _hashes(lower_C, self.folded_words)
+        return _hashes(_running_sums(lower_C), self.folded_words.starts_W, self.folded_words.ends_W)
+
+    def hashes_of(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """A number for each stretch of characters: the same for the same characters."""
+        return _hashes(self._sums, starts, ends)
 
     @cached_property
-    def lines(self) -> list[list[str]]:
-        """The lines of each text that hold anything but white space."""
-        return [[line for line in text.split("\n") if line and not line.isspace()] for text in self.texts]
+    def _sums(self) -> NDArray[np.uint64]:
+        return _running_sums(self.points_C)
 
     @cached_property
     def paragraphs(self) -> list[list[str]]:
@@ -144,20 +147,29 @@ def ngram_hashes(hashes_W: NDArray[np.uint64], n: int) -> NDArray[np.uint64]:
     return mixed(total)
 
 
-def _hashes(points_C: NDArray[np.uint32], words: Words) -> NDArray[np.uint64]:
-    """Each word as a polynomial in its characters, modulo 2**64, with its bits mixed.
-
-    A character counts by the power of its place in the batch; dividing by that of the word's first makes equal words
-    equal. That is one pass without a look at where words lie: a word is what the running sum grows by from its first
-    character to its last.
-    """
-    powers, inverses = _powers(1 << max(19, len(points_C).bit_length()))
+def _running_sums(points_C: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """The sum of all characters before each place, and of all of them; each counts by the power of its place."""
+    powers, _ = _powers(_power_of_two(len(points_C)))
     characters_C = points_C.astype(np.uint64)
     characters_C += np.uint64(1)
     characters_C *= powers[: len(points_C)]
     sums_C1 = np.zeros(len(points_C) + 1, np.uint64)
     np.cumsum(characters_C, out=sums_C1[1:])
-    return mixed((sums_C1[words.ends_W] - sums_C1[words.starts_W]) * inverses[words.starts_W])
+    return sums_C1
+
+
+def _hashes(sums_C1: NDArray[np.uint64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Each stretch as a polynomial in its characters, modulo 2**64, with its bits mixed.
+
+    What the sum grows by from its first character to its last, divided by the power of the first's place, is the same
+    wherever the stretch stands: one pass over the characters, whatever is cut from them.
+    """
+    _, inverses = _powers(_power_of_two(len(sums_C1) - 1))
+    return mixed((sums_C1[ends] - sums_C1[starts]) * inverses[starts])
+
+
+def _power_of_two(characters: int) -> int:
+    return 1 << max(19, characters.bit_length())
 
 
 @lru_cache(maxsize=1)

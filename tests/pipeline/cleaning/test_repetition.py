@@ -82,9 +82,13 @@ def test_lines_and_paragraphs_are_counted_after_the_first(texts: list[str]) -> N
     batch = Batch(texts)
     paragraphs = [[p for p in re.split(r"\n{2,}", text.strip()) if p] for text in texts]
     assert list(batch.paragraphs) == paragraphs
-    assert list(batch.lines) == [[line for line in text.split("\n") if line.strip()] for text in texts]
+    lines = [[line for line in text.split("\n") if line.strip()] for text in texts]
     shares = NUMBERED["repeated-lines"].measure(batch).tolist()
-    assert shares == pytest.approx([1 - len(set(own)) / len(own) if own else 0 for own in batch.lines])
+    assert shares == pytest.approx([1 - len(set(own)) / len(own) if own else 0 for own in lines])
+    characters = [
+        (len("".join(own)) - len("".join(set(own)))) / max(1, len(t)) for own, t in zip(lines, texts, strict=True)
+    ]
+    assert NUMBERED["repeated-line-characters"].measure(batch).tolist() == pytest.approx(characters)
 
 
 def test_pieces_are_counted_with_their_characters() -> None:
