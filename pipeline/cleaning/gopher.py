@@ -64,7 +64,7 @@ def _stop_words(batch: Batch) -> NDArray[np.float64]:
     met = np.zeros((len(batch.texts), len(STOP_WORDS)), np.bool_)
     for number, stop_word in enumerate(_stop_word_hashes()):
         met[batch.words.documents_W[batch.hashes == stop_word], number] = True
-    return met.sum(1, np.float64)
+    return numbers(met.sum(1).tolist())
 
 
 @cache

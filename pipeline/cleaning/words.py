@@ -89,12 +89,6 @@ class Batch:
         return _running_sums(self.points_C)
 
     @cached_property
-    def paragraphs(self) -> list[list[str]]:
-        """What empty lines set apart in each text."""
-        pieces = (text.strip().split("\n\n") for text in self.texts)
-        return [[stripped for piece in text if (stripped := piece.strip("\n"))] for text in pieces]
-
-    @cached_property
     def kinds_of_words(self) -> NDArray[np.uint8]:
         """The bits of all characters from each of `words` up to the next."""
         if not len(self.words.starts_W):
@@ -107,9 +101,8 @@ class Batch:
 
     def per_document(self, values_W: NDArray[np.generic], words: Words | None = None) -> NDArray[np.float64]:
         """The sum of a value of each word, by document."""
-        documents = (words or self.words).documents_W
-        sums = np.bincount(documents, weights=values_W.astype(np.float64), minlength=len(self.texts))
-        return sums.astype(np.float64)
+        sums_W1 = np.concatenate(([0.0], np.cumsum(values_W, dtype=np.float64)))
+        return np.diff(sums_W1[(words or self.words).bounds_D1])
 
     def _words(self, inside_C: NDArray[np.bool_], alone_C: NDArray[np.bool_] | None = None) -> Words:
         before_C = np.concatenate(([False], inside_C[:-1]))
@@ -150,12 +143,11 @@ def ngram_hashes(hashes_W: NDArray[np.uint64], n: int) -> NDArray[np.uint64]:
 def _running_sums(points_C: NDArray[np.uint32]) -> NDArray[np.uint64]:
     """The sum of all characters before each place, and of all of them; each counts by the power of its place."""
     powers, _ = _powers(_power_of_two(len(points_C)))
-    characters_C = points_C.astype(np.uint64)
-    characters_C += np.uint64(1)
-    characters_C *= powers[: len(points_C)]
-    sums_C1 = np.zeros(len(points_C) + 1, np.uint64)
-    np.cumsum(characters_C, out=sums_C1[1:])
-    return sums_C1
+    characters_C1 = np.zeros(len(points_C) + 1, np.uint64)
+    characters_C1[1:] = points_C
+    characters_C1[1:] += np.uint64(1)
+    characters_C1[1:] *= powers[: len(points_C)]
+    return np.cumsum(characters_C1)
 
 
 def _hashes(sums_C1: NDArray[np.uint64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:

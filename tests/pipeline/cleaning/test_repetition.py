@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cleaning.repetition import RULES, Repetition, repeated_pieces
+from pipeline.cleaning.repetition import RULES, Repetition, _sorted
 from pipeline.cleaning.words import Batch
 
 # Few words, so that n-grams of every length repeat.
@@ -81,19 +82,22 @@ def test_lines_and_paragraphs_are_counted_after_the_first(texts: list[str]) -> N
     """A line or a paragraph is repeated if the same was there before."""
     batch = Batch(texts)
     paragraphs = [[p for p in re.split(r"\n{2,}", text.strip()) if p] for text in texts]
-    assert list(batch.paragraphs) == paragraphs
     lines = [[line for line in text.split("\n") if line.strip()] for text in texts]
-    shares = NUMBERED["repeated-lines"].measure(batch).tolist()
-    assert shares == pytest.approx([1 - len(set(own)) / len(own) if own else 0 for own in lines])
-    characters = [
-        (len("".join(own)) - len("".join(set(own)))) / max(1, len(t)) for own, t in zip(lines, texts, strict=True)
-    ]
-    assert NUMBERED["repeated-line-characters"].measure(batch).tolist() == pytest.approx(characters)
+    for name, pieces_D in (("line", lines), ("paragraph", paragraphs)):
+        shares = NUMBERED[f"repeated-{name}s"].measure(batch).tolist()
+        assert shares == pytest.approx([1 - len(set(own)) / len(own) if own else 0 for own in pieces_D])
+        repeated = [len("".join(own)) - len("".join(set(own))) for own in pieces_D]
+        characters = [part / max(1, len(text)) for part, text in zip(repeated, texts, strict=True)]
+        assert NUMBERED[f"repeated-{name}-characters"].measure(batch).tolist() == pytest.approx(characters)
 
 
-def test_pieces_are_counted_with_their_characters() -> None:
-    """Of "one two one one", two are repeated, with six characters."""
-    assert repeated_pieces(["one", "two", "one", "one"]) == (2, 6)
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5), max_size=40))
+def test_keys_come_in_order_with_their_places(numbers: list[int]) -> None:
+    """Small keys take their places along, large ones do not: the same either way."""
+    keys = np.asarray(numbers, np.uint64)
+    order, ordered = _sorted(keys)
+    assert ordered.tolist() == sorted(numbers)
+    assert order.tolist() == sorted(range(len(numbers)), key=numbers.__getitem__)
 
 
 def test_ngrams_do_not_reach_into_the_next_text() -> None:
