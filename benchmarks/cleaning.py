@@ -66,16 +66,17 @@ def ours(texts: list[str]) -> dict[str, Any]:
     reasons: dict[int, str] = {}
     near = near_duplicates.NearDuplicates()
     batch: list[str] = []
-    done = 0
+    done = size = 0
     for place, text in enumerate(texts):
         batch.append(text)
-        if sum(map(len, batch)) > 1 << 18 or place == len(texts) - 1:
+        size += len(text)
+        if size > 1 << 18 or place == len(texts) - 1:
             laid_out = Batch(batch)
             found = quality.reasons_to_drop(laid_out, names)
             reasons |= {done + inner: reason.split(":")[0] for inner, reason in found.items()}
             near.remember([row.tobytes() for row in near_duplicates.bands(laid_out)])
             done += len(batch)
-            batch = []
+            batch, size = [], 0
     firsts = near.firsts()
     seconds = time.process_time() - started
     pairs = [[first, place] for place, first in enumerate(firsts) if first != place]
