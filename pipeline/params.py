@@ -40,7 +40,8 @@ class Compute:
     device: str
     """auto (CUDA, then MPS, then CPU), cpu, cuda or mps."""
     threads: int
-    """CPU threads for torch; 0 takes every core this process may use."""
+    """CPU threads for torch; 0 takes every core this process may use, or half of them for a small model, see
+    pipeline/processor.py."""
     checkpoint_every_seconds: int
     """Seconds of training between two checkpoints to resume from."""
     engine: str = "embedded"

@@ -7,7 +7,7 @@ This module does not import MLflow: writing a line costs microseconds.
 
 from __future__ import annotations
 
-import importlib
+import ast
 import json
 import os
 import subprocess
@@ -30,6 +30,7 @@ SPOOL = STATE / "spool"
 DELIVERY_LOCK = STATE / "locks" / "delivery.lock"
 DELIVERY_LOG = STATE / "logs" / "delivery.log"
 PARENT_VARIABLE = "HOMEGROWN_PARENT_RUN"
+_STAGES = Path(__file__).parents[1] / "stages"
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -116,11 +117,22 @@ def _artefacts(stage: str) -> dict[str, str]:
     kind, _, model = stage.partition("@")
     if kind not in STAGES:
         return {}
-    writes = importlib.import_module(f"pipeline.stages.{kind}").WRITES
-    folders = {name: Path(path.replace("${name}", model)) for name, path in writes.items()}
+    folders = {name: Path(path.replace("${name}", model)) for name, path in _writes(kind).items()}
     return {
         name: manifest.read(folder).digest for name, folder in folders.items() if (folder / manifest.MANIFEST).exists()
     }
+
+
+def _writes(kind: str) -> dict[str, str]:
+    """A stage's WRITES, read and not imported: all stages' libraries take half a second, a tenth of a cached run."""
+    module = ast.parse((_STAGES / f"{kind}.py").read_bytes())
+    assigned = (node for node in module.body if isinstance(node, ast.Assign | ast.AnnAssign))
+    for node in assigned:
+        [target] = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if isinstance(target, ast.Name) and target.id == "WRITES" and node.value:
+            writes: dict[str, str] = ast.literal_eval(node.value)
+            return writes
+    raise AssertionError(f"{kind} does not say what it writes")
 
 
 @contextmanager

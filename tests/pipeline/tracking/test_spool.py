@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from filelock import FileLock
 
 from pipeline import manifest
+from pipeline.params import STAGES
 from pipeline.tracking import spool
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
@@ -62,6 +64,7 @@ def test_a_record_survives_its_writer(tmp_path: Path, python: Python) -> None:
     """What was said before SIGKILL is on disk, to the last line."""
     code = """\
 import os, signal
+from pipeline.params import STAGES
 from pipeline.tracking import spool
 record = spool.open_record("stage", "pretrain")
 record.metrics({"loss": 1.0}, 1)
@@ -76,6 +79,7 @@ def test_a_full_disk_does_not_stop_the_work(tmp_path: Path, python: Python) -> N
     """If a line cannot be written, that is said, and the stage goes on."""
     code = """\
 import resource
+from pipeline.params import STAGES
 from pipeline.tracking import spool
 record = spool.open_record("stage", "pretrain")
 resource.setrlimit(resource.RLIMIT_FSIZE, (record.path.stat().st_size, -1))
@@ -101,6 +105,7 @@ def test_a_pipeline_run_is_the_parent_of_its_stages(python: Python, tmp_path: Pa
     code = """\
 from pathlib import Path
 from pipeline import manifest
+from pipeline.params import STAGES
 from pipeline.tracking import spool
 with manifest.commit(Path("data/checkpoints/spam"), "checkpoint"):
     pass
@@ -127,6 +132,7 @@ with spool.tracked_pipeline_run(preset="small", stages=["ingest", "clean"]) as r
 def test_a_pipeline_run_says_how_it_ended(python: Python, tmp_path: Path, how: str, status: str) -> None:
     """A fault is FAILED, Ctrl-C is KILLED, and either passes on."""
     code = f"""\
+from pipeline.params import STAGES
 from pipeline.tracking import spool
 with spool.tracked_pipeline_run(preset="small", stages=[]):
     raise {how}
@@ -147,6 +153,7 @@ def test_a_stage_s_process_never_loads_mlflow(tmp_path: Path, python: Python) ->
     code = """\
 import sys
 import pipeline.__main__
+from pipeline.params import STAGES
 from pipeline.tracking import spool
 record = spool.open_record("stage", "clean")
 record.metrics({"a": 1})
@@ -154,3 +161,9 @@ record.end("FINISHED")
 print([name for name in ("mlflow", "sqlalchemy", "torch") if name in sys.modules])
 """
     assert python("-c", code, cwd=tmp_path).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_stage_writes_is_known_without_loading_it(stage: str) -> None:
+    """It is what the module says when it is loaded."""
+    assert spool._writes(stage) == importlib.import_module(f"pipeline.stages.{stage}").WRITES
