@@ -11,6 +11,7 @@ from torch.nn import functional
 from model import softmax_attention
 from model.gpt import GPT, IGNORE, GPTConfig, KeyValueCache
 from model.presets import PRESETS, preset
+from model.softmax_attention import attend, attention_mask
 
 SMALL: dict[str, Any] = {"vocab_size": 31, "context_length": 24, "n_layers": 2, "n_heads": 4, "d_model": 32}
 SHAPES = {
@@ -89,6 +90,18 @@ def test_plain_and_fused_attention_agree(shape: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(softmax_attention, "PLAIN_ATTENTION_LIMIT", 0)
     torch.testing.assert_close(model(ids), plain, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model(ids, padding_B=padding)[1, 4:], plain_padded[1, 4:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_has_the_same_bits_with_and_without_a_gradient(dtype: torch.dtype) -> None:
+    """Where nobody wants the scores' gradient they become the weights in place; and the keys stay as they are."""
+    q, k, v = (torch.randn(2, heads, n, 8, dtype=dtype) for heads, n in ((4, 5), (2, 70), (2, 70)))
+    mask = attention_mask(5, 65, 70, torch.tensor([0, 3]), None, q)
+    before = k.clone()
+    plain = attend(q, k, v, mask, 0.0)
+    assert torch.equal(plain, attend(q.clone().requires_grad_(), k, v, mask, 0.0))
+    assert torch.equal(plain, attend(q, k, v, mask, 0.0))
+    assert torch.equal(k, before)
 
 
 @every_shape
