@@ -160,6 +160,7 @@ class TokenRow:
     def __init__(self, shards: list[TokenArray]) -> None:
         self._shards = shards
         self._ends = list(accumulate(len(shard) for shard in shards))
+        self._firsts = [0, *self._ends]
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -168,15 +169,15 @@ class TokenRow:
         """Tokens from `where.start` to `where.stop`, without a copy if one shard holds them."""
         start, stop, step = where.indices(self._ends[-1])
         number = bisect_right(self._ends, start)
-        parts: list[TokenArray] = []
+        if start < stop <= self._ends[number]:
+            first = self._firsts[number]
+            return self._shards[number][start - first : stop - first : step]
+        parts = [self._shards[0][:0]]
         while start < stop:
-            before, end = self._ends[number - 1] if number else 0, self._ends[number]
-            part = self._shards[number][start - before : stop - before]
-            if stop <= end and not parts:
-                return part if step == 1 else part[::step]
-            parts.append(part)
+            first, end = self._firsts[number], self._ends[number]
+            parts.append(self._shards[number][start - first : stop - first])
             start, number = end, number + 1
-        return np.concatenate(parts or [self._shards[0][:0]])[::step]
+        return np.concatenate(parts)[::step]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.concatenate(self._shards).astype(dtype or self._shards[0].dtype, copy=False)
