@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,14 @@ class Tokens(Protocol):
     def __getitem__(self, where: slice, /) -> npt.NDArray[np.integer]: ...
 
 
+@runtime_checkable
+class Divided(Tokens, Protocol):
+    """A row of tokens that lies in several parts."""
+
+    def located(self, starts: Sequence[int], length: int) -> list[tuple[Tokens, int]]:
+        """For each start the part in which that many tokens from it lie, and where there; the row itself if in none."""
+
+
 @dataclass(frozen=True)
 class TokenWindows:
     """Windows of a long row of tokens; each epoch visits every window once, in another order, cut at another offset."""
@@ -89,11 +97,11 @@ class TokenWindows:
     """Another seed, another order."""
     end_id: int | None = None
     """The token that ends a document; given, batches keep documents apart."""
-    _starts: Callable[[int, int], list[int]] = field(init=False, repr=False, compare=False)
+    _places: Callable[[int, int], list[tuple[Tokens, int]]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Each remembers its own order: a mixture draws from many in turn.
-        object.__setattr__(self, "_starts", lru_cache(maxsize=2)(self._ordered))
+        object.__setattr__(self, "_places", lru_cache(maxsize=2)(self._ordered))
         if len(self.tokens) <= self.context_length:
             raise ValueError(
                 f"{len(self.tokens):,} tokens are too few for one window of {self.context_length} and its target; "
@@ -119,16 +127,20 @@ class TokenWindows:
         """The tokens of the window of this overall number, and the target of its last."""
         epoch, index = divmod(number, self.windows_per_epoch)
         block, within = divmod(index, ORDERED_AT_ONCE)
-        start = self._starts(epoch, block)[within]
-        return np.asarray(self.tokens[start : start + self.context_length + 1])
+        tokens, start = self._places(epoch, block)[within]
+        return np.asarray(tokens[start : start + self.context_length + 1])
 
-    def _ordered(self, epoch: int, block: int) -> list[int]:
-        """Where an epoch's windows start, one block of them."""
+    def _ordered(self, epoch: int, block: int) -> list[tuple[Tokens, int]]:
+        """Where an epoch's windows start, one block of them, each in the smallest row of tokens that holds it."""
         n = self.windows_per_epoch
         indices = range(block * ORDERED_AT_ONCE, min(n, (block + 1) * ORDERED_AT_ONCE))
         slack = len(self.tokens) - 1 - n * self.context_length
         offset = mixed_bits(self.seed, epoch, 1) % (slack + 1)
-        return [offset + place * self.context_length for place in shuffled(indices, n, mixed_bits(self.seed, epoch))]
+        order = shuffled(indices, n, mixed_bits(self.seed, epoch))
+        starts = [offset + place * self.context_length for place in order]
+        if isinstance(self.tokens, Divided):
+            return self.tokens.located(starts, self.context_length + 1)
+        return [(self.tokens, start) for start in starts]
 
 
 def batch_of(windows: Sequence[npt.NDArray[np.integer]], end_id: int | None) -> Batch:

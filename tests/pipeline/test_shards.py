@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from model.batches import TokenWindows
 from pipeline.errors import IntegrityError
 from pipeline.shards import BLOCK_TOKENS, ShardWriter, TokenRow, map_shard, map_split, read_index, token_type
 
@@ -23,6 +25,7 @@ FLIPPER = """\
 import os
 from pathlib import Path
 import numpy as np
+from model.batches import TokenWindows
 from pipeline.errors import IntegrityError
 from pipeline.shards import map_shard
 whole = Path("t-00000.parquet").read_bytes()
@@ -248,3 +251,14 @@ def test_a_flipped_bit_of_the_layout_never_gives_other_tokens(
     said = python("-c", FLIPPER, cwd=tmp_path).stdout.splitlines()
     assert [line for line in said if "WRONG" in line] == []
     assert len(said) > 300
+
+
+def test_windows_are_the_same_whether_one_shard_holds_the_tokens_or_many() -> None:
+    """Each window is found in its shard, or in the row where it lies across two or more."""
+    flat = np.arange(1_000, dtype=np.uint16)
+    row = TokenRow([flat[:10], flat[10:500], flat[500:503], flat[503:]])
+    whole, divided = (TokenWindows(tokens, 16, 4, seed=3) for tokens in (flat, row))
+    for position in range(40):
+        assert torch.equal(whole(position).ids_BT, divided(position).ids_BT)
+        assert torch.equal(whole(position).targets, divided(position).targets)
+    assert [found is row for found, _ in row.located([0, 100, 495], 16)] == [True, False, True]
