@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from model.training import TrainingConfig
 
 PACES = STATE / "paces.json"
-UTILISATION = {"cpu": 0.3, "cuda": 0.3, "mps": 0.2}
-"""Share of the matrix rate that training reaches, where no run of the same shape has been timed. On a busy machine with
-two CPU cores the default run took 0.71 of the time so planned; the others are guesses."""
+UTILISATION = {"cpu float32": 0.5, "cpu": 0.3, "cuda": 0.3, "mps": 0.2}
+"""Share of the matrix rate that training reaches, where no run of the same shape has been timed. On two cores of an AMD
+EPYC without bfloat16 products the default run reached 0.30 to 0.60, as busy as the machine was, larger models 0.58 to
+0.78 (benchmarks/results/training.json); the others are guesses. Faster products leave more of the time to the rest."""
 KEPT_CHECKPOINTS = 3  # two, and one being written
 CACHED_COPIES = 2  # in the workspace and in DVC's cache
 
@@ -104,7 +105,8 @@ def make_plan(
     if pace := _paces(root).get(key):
         seconds, seconds_from = tokens / pace, f"the last run of this shape made {pace:,.0f} tokens/s"
     else:
-        rate, share = matrix_rate(device, precision, compute.thread_count), UTILISATION[device.type]
+        rate = matrix_rate(device, precision, compute.thread_count)
+        share = UTILISATION.get(f"{device.type} {precision}".replace("torch.", ""), UTILISATION[device.type])
         seconds = tokens * flops / (rate * share)
         seconds_from = f"a measured {rate / 1e9:,.0f} GFLOP/s of matrix products, of which {share:.0%} are used"
     weights = plan.FLOAT32 * parameters.total
