@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cleaning.words import Batch, per_batch
+from pipeline.cleaning.words import Batch, per_batch, stretch_hashes
 
 _LINE_FEED = 10
 
@@ -23,23 +23,25 @@ class Pieces:
     def __init__(
         self, batch: Batch, starts_P: NDArray[np.int64], ends_P: NDArray[np.int64], documents_P: NDArray[np.int64]
     ) -> None:
-        self.batch, self.starts_P, self.ends_P, self.documents_P = batch, starts_P, ends_P, documents_P
+        self.starts_P, self.ends_P, self.documents_P = starts_P, ends_P, documents_P
+        # Not the batch itself: see per_batch.
+        self.points_C, self._sums_C1, self._n_documents = batch.points_C, batch.running_sums, len(batch.texts)
 
     def count(self, wanted_P: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
         """The pieces of each document, or those of them that are wanted."""
         documents = self.documents_P if wanted_P is None else self.documents_P[wanted_P]
-        return np.bincount(documents, minlength=len(self.batch.texts)).astype(np.float64)
+        return np.bincount(documents, minlength=self._n_documents).astype(np.float64)
 
     def characters(self, wanted_P: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The characters of those pieces of each document that are wanted."""
         lengths = (self.ends_P - self.starts_P)[wanted_P]
-        sums = np.bincount(self.documents_P[wanted_P], weights=lengths, minlength=len(self.batch.texts))
+        sums = np.bincount(self.documents_P[wanted_P], weights=lengths, minlength=self._n_documents)
         return sums.astype(np.float64)
 
     @cached_property
     def repeated(self) -> NDArray[np.bool_]:
         """Whether each piece stood in its document before."""
-        hashes_P = self.batch.hashes_of(self.starts_P, self.ends_P)
+        hashes_P = stretch_hashes(self._sums_C1, self.starts_P, self.ends_P)
         order = np.lexsort((hashes_P, self.documents_P))
         again = (np.diff(hashes_P[order]) == 0) & (np.diff(self.documents_P[order]) == 0)
         repeated_P = np.zeros(len(order), np.bool_)
@@ -53,7 +55,7 @@ class Pieces:
 
     def end_with(self, characters: Sequence[str]) -> NDArray[np.bool_]:
         """Whether the very last character is one of these."""
-        return np.isin(self.batch.points_C[self.ends_P - 1], _points(characters))
+        return np.isin(self.points_C[self.ends_P - 1], _points(characters))
 
 
 class Lines(Pieces):
@@ -77,13 +79,13 @@ class Lines(Pieces):
 
     def begin_with(self, characters: Sequence[str]) -> NDArray[np.bool_]:
         """Whether the first character that is not white space is one of these."""
-        return np.isin(self.batch.points_C[self._first_shown_P], _points(characters))
+        return np.isin(self.points_C[self._first_shown_P], _points(characters))
 
     def end_with_run(self, character: str, length: int) -> NDArray[np.bool_]:
         """Whether so many of these come last, white space apart."""
         ended_P: NDArray[np.bool_] = np.greater_equal(self._last_shown_P - self.starts_P, length - 1)
         for back in range(length):
-            ended_P &= self.batch.points_C[np.maximum(self._last_shown_P - back, 0)] == ord(character)
+            ended_P &= self.points_C[np.maximum(self._last_shown_P - back, 0)] == ord(character)
         return ended_P
 
 

@@ -72,20 +72,17 @@ class Batch:
     @cached_property
     def hashes(self) -> NDArray[np.uint64]:
         """A number for each of `words`: the same for the same characters."""
-        return self.hashes_of(self.words.starts_W, self.words.ends_W)
+        return stretch_hashes(self.running_sums, self.words.starts_W, self.words.ends_W)
 
     @cached_property
     def folded_hashes(self) -> NDArray[np.uint64]:
         """A number for each of `folded_words`: the same whatever the case of the letters."""
         lower_C = np.take(_tables()[1], self.points_C, mode="clip")
-        return _hashes(_running_sums(lower_C), self.folded_words.starts_W, self.folded_words.ends_W)
-
-    def hashes_of(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """A number for each stretch of characters: the same for the same characters."""
-        return _hashes(self._sums, starts, ends)
+        return stretch_hashes(_running_sums(lower_C), self.folded_words.starts_W, self.folded_words.ends_W)
 
     @cached_property
-    def _sums(self) -> NDArray[np.uint64]:
+    def running_sums(self) -> NDArray[np.uint64]:
+        """What `stretch_hashes` works from."""
         return _running_sums(self.points_C)
 
     @cached_property
@@ -118,7 +115,10 @@ class Batch:
 
 
 def per_batch(work: Callable[[Batch], T]) -> Callable[[Batch], T]:
-    """The function, done once for each batch: rules share what they find in it."""
+    """The function, done once for each batch: rules share what they find in it.
+
+    What it gives must not hold the batch, which would then be kept for ever.
+    """
     found: WeakKeyDictionary[Batch, T] = WeakKeyDictionary()
 
     @wraps(work)
@@ -150,8 +150,10 @@ def _running_sums(points_C: NDArray[np.uint32]) -> NDArray[np.uint64]:
     return np.cumsum(characters_C1)
 
 
-def _hashes(sums_C1: NDArray[np.uint64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Each stretch as a polynomial in its characters, modulo 2**64, with its bits mixed.
+def stretch_hashes(
+    sums_C1: NDArray[np.uint64], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """A number for each stretch of characters: a polynomial in them, modulo 2**64, with its bits mixed.
 
     What the sum grows by from its first character to its last, divided by the power of the first's place, is the same
     wherever the stretch stands: one pass over the characters, whatever is cut from them.

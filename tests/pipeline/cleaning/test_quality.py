@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -45,3 +46,12 @@ def test_the_page_about_cleaning_names_every_rule_and_its_example_is_right() -> 
     values = YAML(typ="safe").load(example)["clean"]
     assert build(Params, values, "docs/cleaning.md").quality == tuple(values["quality"])
     assert set(values["quality"]) == set(NAMES) - {c4.LINES}
+
+
+def test_a_batch_is_forgotten_when_its_rules_have_spoken() -> None:
+    """What rules share of it does not keep it: memory is that of one batch, however many there are."""
+    batch = Batch(["One line.\nAnother line.\n\nOne line."])
+    reasons_to_drop(batch, NAMES)
+    left = weakref.ref(batch)
+    del batch
+    assert left() is None
