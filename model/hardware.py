@@ -36,6 +36,11 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def device_for(asked: str) -> torch.device:
+    """The device of that name; "auto" is the best."""
+    return best_device() if asked == "auto" else torch.device(asked)
+
+
 def choose_precision(asked: Precision, device: torch.device) -> torch.dtype:
     """The precision of forward and backward; "auto" is bfloat16 only where hardware multiplies it, and rightly.
 

@@ -79,10 +79,10 @@ def make_plan(
     import torch
 
     from model import plan
-    from model.hardware import best_device, choose_precision
+    from model.hardware import choose_precision, device_for
     from model.softmax_attention import PLAIN_ATTENTION_LIMIT
 
-    device = best_device() if compute.device == "auto" else torch.device(compute.device)
+    device = device_for(compute.device)
     precision = choose_precision(training.precision, device)
     muon = training.optimizer == "muon"
     memory = plan.training_memory(

@@ -96,10 +96,10 @@ class Batch:
         """Whether each of `words` holds a character of the kind, which is not white space."""
         return (self.kinds_of_words & bit).astype(np.bool_)
 
-    def per_document(self, values_W: NDArray[np.generic], words: Words | None = None) -> NDArray[np.float64]:
-        """The sum of a value of each word, by document."""
+    def per_document(self, values_W: NDArray[np.generic]) -> NDArray[np.float64]:
+        """The sum of a value of each of `words`, by document."""
         sums_W1 = np.concatenate(([0.0], np.cumsum(values_W, dtype=np.float64)))
-        return np.diff(sums_W1[(words or self.words).bounds_D1])
+        return np.diff(sums_W1[self.words.bounds_D1])
 
     def _words(self, inside_C: NDArray[np.bool_], alone_C: NDArray[np.bool_] | None = None) -> Words:
         before_C = np.concatenate(([False], inside_C[:-1]))

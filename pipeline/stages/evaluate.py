@@ -80,12 +80,12 @@ def run(
     import torch
 
     from model.checkpoint import load_model
-    from model.hardware import best_device
+    from model.hardware import device_for
 
     made = verify(checkpoint)
     manifests = {"tokens": verify(tokens), "examples": verify(examples)}
     encoding = load_encoding(tokens / RANKS_FILE)
-    device = best_device() if compute.device == "auto" else torch.device(compute.device)
+    device = device_for(compute.device)
     small = fits_a_half(int(made.facts["n_parameters"]), device.type, compute)
     with model_errors(f"evaluate@{name}"), processor(report, compute, half=small) as threads:
         torch.set_num_threads(threads)

@@ -131,13 +131,13 @@ def run(
 
     from model.checkpoint import load_model, save_model
     from model.gpt import GPT
-    from model.hardware import best_device
+    from model.hardware import device_for
     from model.lora import adapt
 
     inputs = {"start": verify(start), "tokens": verify(tokens), "examples": verify(examples)}
     digests = {key: manifest.digest for key, manifest in inputs.items()}
     label = f"finetune@{name}"
-    device = best_device() if compute.device == "auto" else torch.device(compute.device)
+    device = device_for(compute.device)
     small = fits_a_half(int(inputs["start"].facts["n_parameters"]), device.type, compute) and not params.teacher
     with model_errors(label), processor(report, compute, half=small) as threads:
         torch.set_num_threads(threads)

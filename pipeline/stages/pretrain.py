@@ -144,11 +144,11 @@ def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, rep
 
     from model.checkpoint import save_model
     from model.gpt import GPT
-    from model.hardware import best_device
+    from model.hardware import device_for
     from model.parallel import joined
 
     manifest = verify(tokens)
-    device = best_device() if compute.device == "auto" else torch.device(compute.device)
+    device = device_for(compute.device)
     with (
         model_errors("pretrain"),
         processor(report, compute) as threads,
