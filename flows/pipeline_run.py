@@ -1,7 +1,7 @@
 """Goes in: targets and what to force. Comes out: one run of the pipeline, prepared: locked, mended, planned, recorded.
 
 Everything of a run that needs no Prefect is here, so that it can be done (or refused) before Prefect is loaded, which
-takes a second or two: the registry check of a cached run, or a new project's ingestion, works while Prefect is loading.
+takes a second or two: the registry check of a cached run, or a new project's first stages, need not wait for it.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class PipelineRun:
     stopped_by: signal.Signals | None = None
     _processes: dict[str, StageProcess] = field(default_factory=dict)
     _early: dict[str, StageProcess] = field(default_factory=dict)
+    _taken_over: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stage(self, name: str) -> versioning.Stage:
@@ -79,13 +80,31 @@ class PipelineRun:
         return next(stage for stage in self.plan if stage.name == name)
 
     def start_early(self) -> None:
-        """Start the first stage that waits for nothing: until Prefect is up it has the machine to itself."""
-        if stage := next((stage for stage in self.plan if stage.ready), None):
-            self._early[stage.name] = self._launch(stage.name)
+        """Start the first stage that waits for nothing, and after it the next ones, for as long as Prefect is not up.
+
+        A project's first server takes half a minute; the machine would be idle for most of it.
+        """
+        if any(stage.ready for stage in self.plan):
+            threading.Thread(target=self._go_ahead, daemon=True).start()
+
+    def _go_ahead(self) -> None:
+        """Bring stages up to date one after another, until one fails or `reproduce` is called for any."""
+        up_to_date = {stage.name for stage in self.plan if stage.cached}
+        for stage in self.plan:
+            if stage.cached or not up_to_date.issuperset(stage.upstreams):
+                continue
+            with self._lock:
+                if self._taken_over or self.stopped_by:
+                    return
+                process = self._early[stage.name] = self._launch(stage.name)
+            if process.wait():
+                return
+            up_to_date.add(stage.name)
 
     def reproduce(self, name: str, log: Any) -> Outcome:
         """Let DVC bring one stage up to date, its lines shown and logged; raises what the stage ended with."""
         with self._lock:
+            self._taken_over = True
             process = self._early.pop(name, None)
             if process is None and self.stopped_by:
                 raise StoppedError(f"{name}: not started", saved=False)
@@ -115,9 +134,14 @@ class PipelineRun:
 
     def finish(self) -> None:
         """End what is still at work, mark what never began, and put dvc.lock in order."""
-        for name, process in list(self._early.items()):
-            process.stop()
-            self._early.pop(name, None)
+        with self._lock:
+            self._taken_over = True
+        for name, process in self._early.items():
+            if process.running:
+                process.stop()
+            elif not (ending := process.end()).error:
+                self.settle(Outcome(name, "done" if ending.ran else "cached", process.seconds))
+        self._early.clear()
         for stage in self.plan:
             if stage.name not in self.outcomes:
                 self.settle(Outcome(stage.name, "not run"))

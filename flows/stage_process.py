@@ -96,6 +96,15 @@ class StageProcess:
         while (event := self._events.get()) is not None:
             yield event
 
+    def wait(self) -> int:
+        """Wait for the end; DVC's exit status, 0 if all went well. What was printed waits for `events`."""
+        return self._process.wait()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended yet."""
+        return self._process.poll() is None
+
     def end(self) -> Ending:
         """Wait for the end; call it when `events` is exhausted."""
         return self._ending(self._process.wait())

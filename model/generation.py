@@ -120,7 +120,10 @@ def stop_at(sequences: Sequence[Sequence[int]]) -> Stop:
 
 
 class _Reader:
-    """Rows of different lengths, padded on the left and read through one cache; holds the scores that follow them."""
+    """Rows of different lengths, padded on the left and read through one cache; holds the scores that follow them.
+
+    `places` says where in the cache the rows are that still go on.
+    """
 
     def __init__(self, model: GPT, rows: list[list[int]], new_tokens: int) -> None:
         weight = model.token_embedding.weight
@@ -131,6 +134,7 @@ class _Reader:
         self.padding_B = padding_B if padding_B.any() else None
         capacity = min(model.config.context_length, width + new_tokens)
         self.cache = KeyValueCache(model.config, len(rows), capacity, weight)
+        self.places = list(range(len(rows)))
         self.logits_BV = self._forward(ids_BT)
 
     @property
@@ -140,16 +144,24 @@ class _Reader:
 
     def read(self, ids: list[int]) -> None:
         """One more token for every row."""
-        self.logits_BV = self._forward(torch.tensor(ids, device=self.logits_BV.device)[:, None])
+        all_ids = [0] * self.cache.batch_size
+        for place, id_ in zip(self.places, ids, strict=True):
+            all_ids[place] = id_
+        self.logits_BV = self._forward(torch.tensor(all_ids, device=self.logits_BV.device)[:, None])
 
     def keep(self, rows: list[int]) -> None:
-        """Drop all other rows: those that have ended."""
-        index = torch.tensor(rows, device=self.logits_BV.device)
-        self.cache.keep(index)
-        self.padding_B = None if self.padding_B is None else self.padding_B[index]
+        """Drop all other rows, which have ended. They leave the cache an eighth at a time, since that copies it."""
+        self.places = [self.places[row] for row in rows]
+        if len(rows) <= self.cache.batch_size * 7 // 8:
+            index = torch.tensor(self.places, device=self.logits_BV.device)
+            self.cache.keep(index)
+            self.padding_B = None if self.padding_B is None else self.padding_B[index]
+            self.places = list(range(len(rows)))
 
     def _forward(self, ids_BT: Tensor) -> Tensor:
-        return self.model.logits(self.model(ids_BT, self.cache, self.padding_B)[:, -1])
+        """Scores of the rows that are still wanted."""
+        hidden_BD = self.model(ids_BT, self.cache, self.padding_B)[:, -1]
+        return self.model.logits(hidden_BD if len(self.places) == len(hidden_BD) else hidden_BD[self.places])
 
 
 def next_token_probabilities(logits_V: Tensor, sampling: Sampling) -> Tensor:

@@ -140,6 +140,14 @@ class Project:
         """Prefect's flow runs, the latest first."""
         return self.ask("flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 20})
 
+    def wait_for_flow_run(self, state: str, timeout: float = 60) -> dict[str, Any]:
+        """The latest of Prefect's flow runs, once it is in this state."""
+        deadline = time.monotonic() + timeout
+        while not (runs := self.flow_runs()) or runs[0]["state_name"] != state:
+            assert time.monotonic() < deadline, f"no flow run is {state}"
+            time.sleep(0.05)
+        return runs[0]
+
     def task_states(self, flow_run_id: str, expected: int) -> dict[str, str]:
         """The state names of a flow run's tasks, once Prefect's recorder has got hold of all of them."""
         states: dict[str, str] = {}

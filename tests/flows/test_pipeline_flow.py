@@ -181,6 +181,7 @@ def test_second_run_is_refused_and_a_dead_holder_s_lock_is_free(
     project.behave("upper", sleep=60)
     first = project.start("run", "upper")
     stage = psutil.Process(int(project.wait_for("pid.upper").read_text()))
+    left = project.wait_for_flow_run("Running")
     refused = project.homegrown("run")
     assert refused.returncode == 75
     assert refused.stderr.startswith(f"homegrown: another run is at work in this folder (pid {first.pid}, since ")
@@ -194,8 +195,7 @@ def test_second_run_is_refused_and_a_dead_holder_s_lock_is_free(
         assert time.monotonic() < gone_by, "DVC outlived the command"
         time.sleep(0.1)
     stage.kill()  # a stage of ours would have tied itself to DVC; this one knows nothing
-    left = project.flow_runs()[0]
-    assert left["state_name"] == "Running"
+    assert project.flow_runs()[0]["state_name"] == "Running"
     project.behave("upper")
     assert states(project.run("upper")) == {"read": "cached", "upper": "done"}
     crashed = next(run for run in project.flow_runs() if run["id"] == left["id"])
@@ -213,6 +213,19 @@ def test_first_stage_starts_before_prefect_is_asked(
         stage = psutil.Process(int(project.wait_for(f"pid.{first}").read_text()))
     assert not stage.is_running()
     assert {name: outcome.state for name, outcome in run.outcomes.items()} == dict.fromkeys(STAGES, "not run")
+
+
+def test_stages_go_ahead_one_after_another_until_prefect_is_up(make_project: Callable[..., Project]) -> None:
+    """Before any flow, each stage runs when those before it have ended well, and none after a failure; it counts."""
+    project = make_project(run_before=False)
+    project.behave("count@y", exit=65, message="count@y: no good")
+    with contextlib.chdir(project.root), prepared(Path.cwd(), [], [], PlainDisplay()) as run:
+        project.wait_for("pid.count@y")
+        assert run._early["count@y"].wait() != 0
+    done = {"read", "upper", "count@x"}
+    assert set(project.ran()) - {"count@y"} == done
+    states = {name: outcome.state for name, outcome in run.outcomes.items()}
+    assert states == {name: "done" if name in done else "not run" for name in STAGES}
 
 
 def test_stage_that_looks_fails_with_its_own_code(settled_project: Project) -> None:

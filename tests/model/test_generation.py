@@ -121,6 +121,15 @@ def test_every_row_ends_at_its_own_end_of_text(model: GPT) -> None:
     assert len({len(row) for row in expected}) > 1
 
 
+def test_rows_that_end_one_by_one_leave_the_others_alone(model: GPT) -> None:
+    """Of many rows some end at every token, few enough at a time to stay in the cache: each is what it is alone."""
+    prompts = [[1 + i % 39, 1 + i * 7 % 39, *range(1, 1 + i % 4)] for i in range(40)]
+    settings: dict[str, Any] = {"max_new_tokens": 10, "temperature": 3.0, "end_id": 0, "stop": stop_at([[7], [11]])}
+    batch = generate(model, prompts, seed=range(40), **settings)
+    assert len(set(map(len, batch))) > 5
+    assert batch == [generate(model, [prompt], seed=i, **settings)[0] for i, prompt in enumerate(prompts)]
+
+
 def test_every_row_ends_before_its_stop_sequence(model: GPT) -> None:
     """A row ends before the first of the stop sequences, of two where they end together before the longer one."""
     free = generate(model, PROMPTS, max_new_tokens=6)
