@@ -31,6 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	if $(BIN)/python -c "import torch" 2>/dev/null; then grep -v "^torch==" constraints.txt; else cat constraints.txt; fi > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt --editable ".[dev]"
+	$(BIN)/python -m flows.databases .
 	touch $(READY)
 
 clean:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import pytest
 import torch
 from filelock import FileLock
 
-from flows import servers
 from flows.project import STATE
+
+ROOT = Path(__file__).parent.parent
 
 
 def plain_torch() -> None:
@@ -59,17 +62,23 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
 
 @pytest.fixture(scope="session")
-def lend_prefect_tables(once: Once) -> Callable[[Path], None]:
-    """Gives a project Prefect's folder as a first start of its server leaves it, which spares a server seven seconds.
+def databases(once: Once) -> Path:
+    """A folder as the set-up of a clone leaves it: with the tables of both databases."""
+
+    def set_up(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "flows.databases", folder], cwd=ROOT, check=True)
+
+    return once("databases", set_up)
+
+
+@pytest.fixture(scope="session")
+def lend_prefect_tables(databases: Path) -> Callable[[Path], None]:
+    """Gives a project Prefect's folder as the set-up leaves it, which spares a server seven seconds.
 
     What starts on it is a server of the project's own.
     """
 
-    def first_start(folder: Path) -> None:
-        servers.ensure(folder, servers.PREFECT, print)
-        servers.stop(folder, servers.PREFECT)
-
     def lend(project: Path) -> None:
-        shutil.copytree(once("first-start", first_start) / STATE / "prefect", project / STATE / "prefect")
+        shutil.copytree(databases / STATE / "prefect", project / STATE / "prefect")
 
     return lend
