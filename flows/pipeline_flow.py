@@ -35,7 +35,6 @@ from flows.project import STATE, project_root
 from flows.stage_process import StoppedError
 from flows.stage_task import current_run
 from pipeline.errors import HomegrownError, TryAgainError
-from pipeline.processor import HALVES
 
 FLOW_NAME = "homegrown"
 OWNERS = STATE / "flow_runs"
@@ -56,7 +55,8 @@ def _name_of_run() -> str:
 @prefect.flow(
     name=FLOW_NAME,
     flow_run_name=_name_of_run,
-    task_runner=ThreadPoolTaskRunner(max_workers=HALVES),  # type: ignore[arg-type]  # its futures are futures
+    # Prefect's tasks wait for those above them in threads, so there is one for each; `PipelineRun` counts who works.
+    task_runner=ThreadPoolTaskRunner(),  # type: ignore[arg-type]  # its futures are futures
     persist_result=False,
     validate_parameters=False,
 )

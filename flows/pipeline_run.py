@@ -23,6 +23,7 @@ from flows.project import STATE
 from flows.stage_process import StageProcess, StoppedError
 from pipeline import versioning
 from pipeline.errors import ConfigurationError, HomegrownError, TryAgainError
+from pipeline.processor import HALVES
 
 if TYPE_CHECKING:
     from pipeline.params import ParamsFile
@@ -74,6 +75,7 @@ class PipelineRun:
     _early: dict[str, StageProcess] = field(default_factory=dict)
     _taken_over: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(HALVES))
 
     def stage(self, name: str) -> versioning.Stage:
         """The plan's entry of that name."""
@@ -102,7 +104,14 @@ class PipelineRun:
             up_to_date.add(stage.name)
 
     def reproduce(self, name: str, log: Any) -> Outcome:
-        """Let DVC bring one stage up to date, its lines shown and logged; raises what the stage ended with."""
+        """Let DVC bring one stage up to date, its lines shown and logged; raises what the stage ended with.
+
+        As many do so at once as the processor has parts to give; further ones wait here for one to end.
+        """
+        with self._places:
+            return self._reproduce(name, log)
+
+    def _reproduce(self, name: str, log: Any) -> Outcome:
         with self._lock:
             self._taken_over = True
             process = self._early.pop(name, None)

@@ -171,7 +171,7 @@ class StageProcess:
         import psutil
 
         self._stopped.set()
-        if not self._directly:
+        if self.running and not self._directly:
             self._signal(self._process.pid, signal.SIGINT)
         asked: dict[int, Any] = {}
         deadline = time.monotonic() + wait_seconds

@@ -46,6 +46,33 @@ def test_first_run_runs_every_stage_and_leaves_the_lock_that_dvc_repro_leaves(
     assert (flow.root / "dvc.lock").read_bytes() == (alone.root / "dvc.lock").read_bytes()
 
 
+def test_two_stages_work_at_once_and_one_that_waits_for_another_holds_up_no_third(project: Project) -> None:
+    """While a long stage works, those that wait for it take no place; of three that could, two work at once."""
+    after = "  after:\n    cmd: exec python stage.py after upper.out\n    deps: [upper.out]\n"
+    project.write("dvc.yaml", (project.root / "dvc.yaml").read_text().replace("  count:\n", f"{after}  count:\n"))
+    project.behave("upper", sleep=60)
+    process = project.start("run")
+    upper = psutil.Process(int(project.wait_for("pid.upper").read_text()))
+    for name in ("x", "y"):
+        project.wait_for(f"count.{name}.out")
+    assert upper.is_running()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=40)
+    able = ("upper", "count@x", "count@y")
+    for name in able:
+        project.behave(name, sleep=60)
+        (project.root / f"pid.{name}").unlink()
+    process = project.start("run", *(f"--force={name}" for name in able), *able)
+    deadline = time.monotonic() + 60
+    while len(at_work := [name for name in able if (project.root / f"pid.{name}").exists()]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(2)
+    assert [name for name in able if (project.root / f"pid.{name}").exists()] == at_work
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=40)
+
+
 def test_second_run_is_cached_and_prefect_says_so(settled_project: Project) -> None:
     """Where nothing has changed, every task is in state Cached, but for the stage that always looks.
 
