@@ -64,6 +64,7 @@ class ShardWriter:
         self.n_tokens = 0
         self.n_shards = 0
         self._index: list[pa.Table] = []
+        self._index_rows = 0
         self._index_file: pq.ParquetWriter | None = None
 
     def add(self, document_id: str, source: str, ids: Sequence[int] | npt.NDArray[np.integer]) -> None:
@@ -79,6 +80,7 @@ class ShardWriter:
             raise ValueError(f"{len(tokens)} tokens of {tokens.dtype}, expected {lengths.sum()} of {self._type}")
         first = self.n_tokens + np.cumsum(lengths) - lengths
         self._index.append(pa.table([document_ids, sources, first, lengths], schema=_INDEX_SCHEMA))
+        self._index_rows += len(document_ids)
         self._write_index(_INDEX_ROWS_PER_GROUP)
         self.n_tokens += len(tokens)
         while len(tokens):
@@ -102,13 +104,13 @@ class ShardWriter:
         if self._index_file is None:
             path = self.folder / f"{self.split}.documents.parquet"
             self._index_file = pq.ParquetWriter(path, _INDEX_SCHEMA, write_page_checksum=True)
-        if sum(len(table) for table in self._index) < at_least:
+        if self._index_rows < at_least:
             return
         rows = pa.concat_tables(self._index).combine_chunks()
         while len(rows) >= at_least:
             self._index_file.write_table(rows[:_INDEX_ROWS_PER_GROUP])
             rows = rows[_INDEX_ROWS_PER_GROUP:]
-        self._index = [rows]
+        self._index, self._index_rows = [rows], len(rows)
 
     def _write_shard(self) -> None:
         blocks = max(1, -(-self._filled // BLOCK_TOKENS))

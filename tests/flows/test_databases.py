@@ -13,6 +13,8 @@ from alembic.script import ScriptDirectory
 from flows import databases as set_up
 from flows.project import STATE
 
+pytestmark = pytest.mark.slow  # the tables are made, which takes seconds
+
 
 def revision(database: Path) -> str:
     """The latest change of a database's tables."""
