@@ -31,6 +31,7 @@ def main(name: str, arguments: list[str]) -> None:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         commit = git("rev-parse", "HEAD", folder=clone)
+        subprocess.run([sys.executable, "-m", "flows.databases", clone], cwd=clone, check=True)  # as `make setup` does
         first = run(clone, arguments)
         again = [run(clone, []) for _ in range(5)]
         metrics = {
