@@ -174,6 +174,7 @@ def one(method: str, folder: Path, size: str, cores: int) -> None:
 
 def ours(folder: Path, source: Path, cores: int) -> Callable[[], Any]:
     import pandas  # noqa: F401 - Arrow loads it for the first array that is made of a list
+
     from pipeline.params import Compute
     from pipeline.report import SilentReport
     from pipeline.stages import tokenize

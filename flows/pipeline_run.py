@@ -75,7 +75,8 @@ class PipelineRun:
     _early: dict[str, StageProcess] = field(default_factory=dict)
     _taken_over: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(HALVES))
+    _turn: threading.Condition = field(default_factory=threading.Condition)
+    _working: set[str] = field(default_factory=set)
 
     def stage(self, name: str) -> versioning.Stage:
         """The plan's entry of that name."""
@@ -108,8 +109,31 @@ class PipelineRun:
 
         As many do so at once as the processor has parts to give; further ones wait here for one to end.
         """
-        with self._places:
+        with self._turn:
+            while not self._has_its_turn(name):
+                self._turn.wait(0.5)  # a signal that stops the run notifies nobody
+            self._working.add(name)
+        try:
             return self._reproduce(name, log)
+        finally:
+            with self._turn:
+                self._working.discard(name)
+                self._turn.notify_all()
+
+    def _has_its_turn(self, name: str) -> bool:
+        """Whether a stage may begin: of those that could, the first in the plan do, whichever thread came first.
+
+        The plan's order is dvc.yaml's, where long trainings stand before what is short.
+        """
+        if self.stopped_by:
+            return True
+        outcomes = list(self.outcomes.values())
+        up_to_date = {outcome.stage for outcome in outcomes if outcome.state in ("done", "cached")}
+        at_work = self._working | self._early.keys()
+        begun = {outcome.stage for outcome in outcomes} | at_work
+        able = [s.name for s in self.plan if s.name not in begun and up_to_date.issuperset(s.upstreams)]
+        free = HALVES - len(at_work)
+        return name in self._early or (free > 0 and name not in able[free:])
 
     def _reproduce(self, name: str, log: Any) -> Outcome:
         with self._lock:
@@ -136,7 +160,9 @@ class PipelineRun:
 
     def settle(self, outcome: Outcome) -> None:
         """Note what became of a stage, here, on the screen and in the tracked run."""
-        self.outcomes[outcome.stage] = outcome
+        with self._turn:
+            self.outcomes[outcome.stage] = outcome
+            self._turn.notify_all()
         self.display.ended(outcome.stage, outcome.state, outcome.seconds, str(outcome.error or ""))
         if outcome.state == "cached":
             self.tracking.cached(outcome.stage)
