@@ -327,11 +327,12 @@ def test_run_outlives_prefect_s_server(bare_project: Project, lend_prefect_table
     """
     project = bare_project
     lend_prefect_tables(project.root)
-    project.behave("upper", sleep=5)
+    project.behave("upper", sleep=20)
+    server = servers.ensure(project.root, servers.PREFECT, print)
     process = project.start("run", "--json", "upper")
-    project.wait_for("pid.upper", timeout=150)
-    server = json.loads((project.root / ".homegrown/servers/prefect.json").read_text())
-    os.kill(server["pid"], signal.SIGKILL)
+    project.wait_for("pid.upper")
+    Project(project.root, server).wait_for_flow_run("Running")
+    os.kill(server.pid, signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert states(json.loads(out)) == {"read": "done", "upper": "done"}
