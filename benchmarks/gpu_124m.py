@@ -1,10 +1,14 @@
 """Goes in: nothing but a GPU. Comes out: benchmarks/results/gpu_124m.json: GPT-2's 124M shape on one card.
 
 Tokens per second, share of the card's published bfloat16 peak (MFU) and memory, ours beside transformers' GPT-2, litgpt
-and a nanoGPT-style loop, each compiled and not, each in a process of its own; ours also with Muon, and in float8, whose
-share is of the same peak. Random tokens: loading data is another benchmark's subject.
+and a nanoGPT-style loop, compiled, each in a process of its own; ours also without a compiler, with Muon, and in
+float8, whose share is of the same peak. Half a million tokens make a step, as in GPT-2's training. Random tokens, the
+same in every step: loading data is another benchmark's subject, and whoever does not learn them by heart is at fault.
 
-    python benchmarks/gpu_124m.py
+Compiling takes longer than measuring, so several contenders compile side by side (`--at-once`, as many as the card's
+memory holds); then each is measured while the others wait.
+
+    python benchmarks/gpu_124m.py --at-once 4
 """
 
 from __future__ import annotations
@@ -20,31 +24,55 @@ from typing import Any
 
 from record_run import RESULTS, git, hardware
 
-SHAPE = (12, 12, 768, 1024, 50_304, 32)
-"""GPT-2's 124M with its vocabulary padded to a multiple of 128, as nanoGPT does; 32 rows a batch."""
-WARM_UP, MEASURED = 10, 30
+SHAPE = (12, 12, 768, 1024, 50_304)
+"""GPT-2's 124M with its vocabulary padded to a multiple of 128, as nanoGPT does."""
+ROWS_PER_STEP = 512
+WARM_UP, MEASURED = 2, 6
+CONTENDERS: dict[str, tuple[str, str, bool, str, int]] = {
+    "homegrown, bfloat16, compiled, adamw, 128 rows": ("homegrown", "bfloat16", True, "adamw", 128),
+    "homegrown, bfloat16, compiled, adamw, 32 rows": ("homegrown", "bfloat16", True, "adamw", 32),
+    "homegrown, float8, compiled, adamw, 32 rows": ("homegrown", "float8", True, "adamw", 32),
+    "nanogpt, bfloat16, compiled, adamw, 32 rows": ("nanogpt", "bfloat16", True, "adamw", 32),
+    "transformers, bfloat16, compiled, adamw, 32 rows": ("transformers", "bfloat16", True, "adamw", 32),
+    "litgpt, bfloat16, compiled, adamw, 32 rows": ("litgpt", "bfloat16", True, "adamw", 32),
+    "homegrown, bfloat16, compiled, muon, 64 rows": ("homegrown", "bfloat16", True, "muon", 64),
+    "homegrown, bfloat16, adamw, 32 rows": ("homegrown", "bfloat16", False, "adamw", 32),
+}
+"""Rows are what is computed at once; gradients are accumulated until the step has all of its rows."""
 
 
-def measure(name: str, precision: str, compiled: bool, optimizer: str) -> dict[str, Any]:
-    """One contender, in this process."""
+def measure(name: str, precision: str, compiled: bool, optimizer: str, rows: int) -> dict[str, Any]:
+    """One contender, in this process: it says when it is ready, and goes on when it is told to."""
     import torch
     from peers import Shape, contender
 
     from model.gpt import GPTConfig
     from model.hardware import flops_per_token, peak_flops
 
-    device, given = torch.device("cuda"), Shape(*SHAPE)
+    device, given = torch.device("cuda"), Shape(*SHAPE, rows)
     torch.set_float32_matmul_precision("high")
-    one = contender(name, given, precision=precision, compiled=compiled, steps=1000, optimizer=optimizer, device="cuda")
-    tokens = torch.randint(0, given.vocab_size, (given.batch_size, given.context_length + 1), device=device)
+    one = contender(
+        name,
+        given,
+        precision=precision,
+        compiled=compiled,
+        steps=100,
+        optimizer=optimizer,
+        device="cuda",
+        accumulation=ROWS_PER_STEP // rows,
+    )
+    tokens = torch.randint(0, given.vocab_size, (ROWS_PER_STEP, given.context_length + 1), device=device)
     ids, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    for _ in range(WARM_UP):
-        one.step(ids, targets)
+    losses = [one.step(ids, targets) for _ in range(WARM_UP)]
+    torch.cuda.empty_cache()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    torch.cuda.reset_peak_memory_stats()
     seconds = []
     for _ in range(MEASURED):
         torch.cuda.synchronize()
         begun = time.perf_counter()
-        one.step(ids, targets)
+        losses.append(one.step(ids, targets))
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begun)
     per_second = ids.numel() / statistics.median(seconds)
@@ -58,37 +86,47 @@ def measure(name: str, precision: str, compiled: bool, optimizer: str) -> dict[s
         "tokens_per_second": round(per_second),
         "mfu": round(flops_per_token(config) * per_second / peak, 4) if peak else None,
         "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20),
+        "loss": [round(losses[0], 3), round(losses[-1], 3)],
     }
 
 
 def main() -> None:
-    """Every contender, in turn."""
+    """Every contender: compiled side by side, measured in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--at-once", type=int, default=1, help="contenders that compile side by side")
+    parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(*json.loads(arguments.one))))
+        print(json.dumps(measure(*CONTENDERS[arguments.one])))
         return
-    ways = [
-        (name, "bfloat16", compiled, "adamw")
-        for name in ("homegrown", "nanogpt", "transformers", "litgpt")
-        for compiled in (False, True)
-    ]
-    found = {}
-    ways += [("homegrown", "bfloat16", True, "muon"), ("homegrown", "float8", True, "adamw")]
-    for name, precision, compiled, optimizer in ways:
-        label = f"{name}, {precision}{', compiled' if compiled else ''}, {optimizer}"
-        command = [sys.executable, __file__, "--one", json.dumps([name, precision, compiled, optimizer])]
-        done = subprocess.run(command, capture_output=True, text=True)
-        found[label] = (
-            json.loads(done.stdout.strip().splitlines()[-1])
-            if done.returncode == 0
-            else {"failed": done.stderr.strip().splitlines()[-1]}
-        )
-        print(label, found[label], flush=True)
-    record = {"commit": git("rev-parse", "HEAD"), "hardware": hardware(), "shape": SHAPE, "contenders": found}
+    found: dict[str, Any] = {}
+    labels = list(CONTENDERS)
+    for first in range(0, len(labels), arguments.at_once):
+        compiling = {label: start(label) for label in labels[first : first + arguments.at_once]}
+        for process in compiling.values():
+            assert process.stdout is not None
+            while process.stdout.readline().strip() not in ("ready", ""):
+                pass
+        for label, process in compiling.items():
+            said, _ = process.communicate("go\n")
+            found[label] = json.loads(said.strip().splitlines()[-1]) if process.returncode == 0 else "failed"
+            print(label, found[label], flush=True)
+    record = {
+        "command": "python benchmarks/gpu_124m.py",
+        "commit": git("rev-parse", "HEAD"),
+        "hardware": hardware(),
+        "shape": SHAPE,
+        "rows_per_step": ROWS_PER_STEP,
+        "contenders": found,
+    }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "gpu_124m.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def start(label: str) -> subprocess.Popen[str]:
+    """A contender in a process of its own; what it has to complain of is seen at once."""
+    command = [sys.executable, __file__, "--one", label]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 if __name__ == "__main__":

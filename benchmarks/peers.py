@@ -43,7 +43,7 @@ class Contender:
     """One model with its optimizer."""
 
     step: Callable[[Tensor, Tensor], float]
-    """One update from ids and targets (B, T); its loss."""
+    """One update from ids and targets (accumulation × B, T); its loss."""
     evaluate: Callable[[Tensor, Tensor], float]
     """Mean nats of ids and targets, without an update."""
 
@@ -59,17 +59,26 @@ def contender(
     rate: float = 6e-4,
     seed: int = 0,
     device: str = "cpu",
+    accumulation: int = 1,
 ) -> Contender:
-    """The one of this name."""
+    """The one of this name; an update is made from as many batches as `accumulation` says."""
     torch.manual_seed(seed)
     if name == OURS:
-        return _ours(shape, precision, compiled, steps, optimizer, rate, seed, device)
+        return _ours(shape, precision, compiled, steps, optimizer, rate, seed, device, accumulation)
     model = {"nanogpt": NanoGPT, "transformers": _transformers, "litgpt": _litgpt}[name](shape).to(device)
-    return _peer(model, precision, compiled, steps, rate, device)
+    return _peer(model, precision, compiled, steps, rate, device, accumulation)
 
 
 def _ours(
-    shape: Shape, precision: str, compiled: bool, steps: int, optimizer: Any, rate: float, seed: int, device: str
+    shape: Shape,
+    precision: str,
+    compiled: bool,
+    steps: int,
+    optimizer: Any,
+    rate: float,
+    seed: int,
+    device: str,
+    accumulation: int,
 ) -> Contender:
     from model.batches import Batch
     from model.gpt import GPT, GPTConfig
@@ -98,17 +107,26 @@ def _ours(
         warmup_steps=min(steps // 20, 50),
         final_lr_fraction=0.1,
         seed=seed,
+        gradient_accumulation=accumulation,
     )
     state = TrainingState(model, config, device)
+
+    def step(ids_BT: Tensor, targets_BT: Tensor) -> float:
+        batches = [
+            Batch(*both) for both in zip(ids_BT.chunk(accumulation), targets_BT.chunk(accumulation), strict=True)
+        ]
+        return take_step(state, lambda position: batches[position % accumulation]).loss
 
     def evaluate(ids_BT: Tensor, targets_BT: Tensor) -> float:
         with torch.no_grad():
             return float(model.loss(ids_BT, targets_BT))
 
-    return Contender(lambda ids, targets: take_step(state, lambda _: Batch(ids, targets)).loss, evaluate)
+    return Contender(step, evaluate)
 
 
-def _peer(model: nn.Module, precision: str, compiled: bool, steps: int, rate: float, device: str) -> Contender:
+def _peer(
+    model: nn.Module, precision: str, compiled: bool, steps: int, rate: float, device: str, accumulation: int
+) -> Contender:
     """The loop that nanoGPT's train.py made usual, around any module from ids to logits."""
     from model.schedule import learning_rate_factor
 
@@ -139,12 +157,15 @@ def _peer(model: nn.Module, precision: str, compiled: bool, steps: int, rate: fl
             group["lr"] = rate * factor
         model.train()
         adamw.zero_grad(set_to_none=True)
-        loss = loss_of(ids_BT, targets_BT)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total = torch.zeros((), device=device)
+        for ids, targets in zip(ids_BT.chunk(accumulation), targets_BT.chunk(accumulation), strict=True):
+            loss = loss_of(ids, targets) / accumulation
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
         done += 1
-        return float(loss.detach())
+        return float(total)
 
     def evaluate(ids_BT: Tensor, targets_BT: Tensor) -> float:
         model.eval()

@@ -1,11 +1,13 @@
 """Goes in: nothing. Comes out: benchmarks/results/training.json: how fast we train, and how fast the others do.
 
-Each contender trains in a process of its own (so that its peak memory is its own), all in turn on the same machine, in
-several rounds of which the medians are kept. Tokens per CPU-second are the fair figure where other programs run too;
+Each contender trains in a process of its own (so that its peak memory is its own), all on the same machine, in several
+rounds of which the medians are kept: in turn, or on a machine with many cores several at once, each on cores of its
+own, dealt out anew each time. Tokens per CPU-second are the fair figure where other programs run too;
 the share of the peak is the model's arithmetic (model.hardware.flops_per_token) against the best matrix product of this
 machine, measured in the same process just before.
 
     python benchmarks/training.py --rounds 3 --threads 1
+    python benchmarks/training.py --rounds 3 --threads 1 --at-once 6
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from record_run import RESULTS, ROOT, git, hardware
@@ -28,7 +32,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     # layers, heads, width, context, vocabulary, rows of a batch
     "6 x 384, vocabulary 65": (6, 6, 384, 256, 65, 12),
     "6 x 384, vocabulary 32768": (6, 6, 384, 256, 32_768, 4),
-    "default shape, vocabulary 4096": (4, 2, 128, 256, 4096, 8),
+    "default shape, vocabulary 4096": (3, 4, 128, 256, 4096, 8),
 }
 MEASURED_CPU_SECONDS = 5.0
 
@@ -99,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--at-once", type=int, default=1, help="contenders that run side by side (Linux)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -111,35 +116,63 @@ def main() -> None:
         for compiled in (False, True)
     ]
     contenders.append(("homegrown", fast, False, "muon"))
-    if fast == "bfloat16":  # in which float32 takes twice as long, for everybody
-        contenders.append(("homegrown", "float32", False, "adamw"))
+    ways = [(shape, *contender) for shape in SHAPES for contender in contenders]
     found: dict[str, dict[str, list[dict[str, Any]]]] = {shape: {} for shape in SHAPES}
+    lanes = free_lanes(arguments.at_once, arguments.threads)
     for number in range(arguments.rounds):
-        for shape in SHAPES:
-            for name, precision, compiled, optimizer in contenders:
+        with ThreadPoolExecutor(arguments.at_once) as pool:
+            for way, result in zip(
+                ways, pool.map(lambda way: in_lane(lanes, way, arguments.threads), ways), strict=True
+            ):
+                shape, name, precision, compiled, optimizer = way
                 label = f"{name}, {precision}{', compiled' if compiled else ''}, {optimizer}"
-                one = json.dumps([name, shape, precision, compiled, optimizer, arguments.threads])
-                command = [sys.executable, __file__, "--one", one]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    print(f"{shape}: {label}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-                    continue
-                result = json.loads(done.stdout.strip().splitlines()[-1])
-                found[shape].setdefault(label, []).append(result)
-                print(f"{number} {shape}: {label}: {result['tokens_per_cpu_second']:.0f}", flush=True)
-    record = {
-        "command": "python benchmarks/training.py " + " ".join(sys.argv[1:]),
-        "commit": git("rev-parse", "HEAD"),
-        "hardware": hardware(),
-        "load_after": os.getloadavg()[0],
-        "rounds": arguments.rounds,
-        "threads": arguments.threads,
-        "shapes": {shape: summary(by_label) for shape, by_label in found.items()},
-    }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / "training.json"
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(path)
+                if result is not None:
+                    found[shape].setdefault(label, []).append(result)
+                    print(f"{number} {shape}: {label}: {result['tokens_per_cpu_second']:.0f}", flush=True)
+        record = {
+            "command": "python benchmarks/training.py " + " ".join(sys.argv[1:]),
+            "commit": git("rev-parse", "HEAD"),
+            "hardware": hardware(),
+            "load_after": os.getloadavg()[0],
+            "rounds": number + 1,
+            "threads": arguments.threads,
+            "at_once": arguments.at_once,
+            "shapes": {shape: summary(by_label) for shape, by_label in found.items()},
+        }
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(RESULTS / "training.json")
+
+
+def free_lanes(n_lanes: int, threads: int) -> SimpleQueue[list[int]]:
+    """As many groups of cores as contenders run at once, spread over all that this process may use."""
+    cores = sorted(os.sched_getaffinity(0))
+    apart = len(cores) // n_lanes
+    if apart < threads:
+        sys.exit(f"{n_lanes} at once with {threads} threads each need more than {len(cores)} cores")
+    lanes: SimpleQueue[list[int]] = SimpleQueue()
+    for number in range(n_lanes):
+        lanes.put(cores[number * apart : number * apart + threads])
+    return lanes
+
+
+def in_lane(lanes: SimpleQueue[list[int]], way: tuple[Any, ...], threads: int) -> dict[str, Any] | None:
+    """One contender in a process of its own, on the next cores that are free; None if it fails."""
+    shape, name, precision, compiled, optimizer = way
+    cores = lanes.get()
+    try:
+        one = json.dumps([name, shape, precision, compiled, optimizer, threads])
+        command = ["taskset", "--cpu-list", ",".join(map(str, cores)), sys.executable, __file__, "--one", one]
+        # On cores of its own a contender compiles by itself: workers would only wait for one another.
+        environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    finally:
+        lanes.put(cores)
+    if done.returncode:
+        print(f"{shape}: {name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return None
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
 
 
 def summary(by_label: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -23,7 +23,10 @@ LOGITS_PER_CHUNK = 1_048_576
 backward, against 120 in chunks of four times the size and 77 for the three matrix products alone (one Zen 4 core)."""
 
 LOGITS_PER_GPU_CHUNK = 1 << 26
-"""256 MB in float32: a GPU wants products of a thousand rows and few of them. Reckoned, not measured."""
+"""256 MB in float32, of which a GPU without a compiler holds several: products of a thousand rows and more."""
+
+LOGITS_PER_COMPILED_GPU_CHUNK = 1 << 29
+"""A compiler leaves bfloat16 alone to be held, 1 GB. Each chunk also copies the gradient of the head once."""
 
 FEWEST_ROWS = 256
 """Of a chunk, however large the vocabulary: each adds to the whole gradient of the head. 1,024 tokens × 32,768 words at
@@ -36,7 +39,7 @@ def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor
     While gradients are computed, `z_loss` × (log of the softmax's denominator)² is added for each target: it pulls the
     logits, which the softmax lets drift, towards a denominator of 1 (Chowdhery et al., "PaLM", section 5).
     """
-    if hidden_MD.is_cpu:
+    if hidden_MD.is_cpu and not torch.compiler.is_compiling():
         # In fine-tuning nine targets of ten are ignored. On a GPU the count would have to be waited for.
         kept = (targets_M != IGNORE).nonzero()[:, 0]
         if len(kept) < len(targets_M):
@@ -47,23 +50,36 @@ def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor
         )
         return total
     total = torch.zeros((), device=hidden_MD.device)
-    for rows, room_MV in _chunks(hidden_MD, weight_VD):
+    for rows, logits_MV, float_MV in _chunks(hidden_MD, weight_VD):
         targets = targets_M[rows]
         kept = targets != IGNORE
-        exp_MV = torch.mm(hidden_MD[rows], weight_VD.t(), out=room_MV).float()
+        exp_MV = float_MV.copy_(torch.mm(hidden_MD[rows], weight_VD.t(), out=logits_MV))
         log_p_M, _, _ = _exponentiate(exp_MV, targets.where(kept, 0)[:, None])
         total -= log_p_M.where(kept, 0.0).sum()
     return total
 
 
-def _chunks(hidden_MD: Tensor, weight_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Some rows at a time, and the one array in which all have their logits, one chunk after the other."""
-    n, V = len(hidden_MD), len(weight_VD)
-    size = max(FEWEST_ROWS, (LOGITS_PER_CHUNK if hidden_MD.is_cpu else LOGITS_PER_GPU_CHUNK) // V)
-    room_MV = hidden_MD.new_empty(min(size, n), V)
+def _chunks(hidden_MD: Tensor, weight_VD: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Some rows at a time, and the arrays in which all have their logits, one chunk after the other.
+
+    One is of the inputs' precision, one of float32; for float32 they are the same. An array of 32 MB made anew is
+    paged in anew: converting 256 × 32,768 numbers from bfloat16 takes 26 ms so, 3 into one that is there (Zen 3).
+    """
+    n, size = len(hidden_MD), _rows_at_once(hidden_MD, weight_VD)
+    room_MV = hidden_MD.new_empty(min(size, n), len(weight_VD))
+    float_MV = None if room_MV.dtype == torch.float32 else torch.empty_like(room_MV, dtype=torch.float32)
     for first in range(0, n, size):
         last = min(n, first + size)
-        yield slice(first, last), room_MV[: last - first]
+        logits_MV = room_MV[: last - first]
+        yield slice(first, last), logits_MV, logits_MV if float_MV is None else float_MV[: last - first]
+
+
+def _rows_at_once(hidden_MD: Tensor, weight_VD: Tensor) -> int:
+    if hidden_MD.is_cpu:
+        logits = LOGITS_PER_CHUNK
+    else:
+        logits = LOGITS_PER_COMPILED_GPU_CHUNK if torch.compiler.is_compiling() else LOGITS_PER_GPU_CHUNK
+    return max(FEWEST_ROWS, logits // len(weight_VD))
 
 
 def _exponentiate(logits_MV: Tensor, targets_M1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,26 +102,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, z_loss: float) -> Tensor:
-        grad_hidden_MD, grad_weight_VD = torch.empty_like(hidden_MD), torch.zeros_like(weight_VD)
-        total = torch.zeros((), device=hidden_MD.device)
-        for rows, room_MV in _chunks(hidden_MD, weight_VD):
-            hidden, targets = hidden_MD[rows], targets_M[rows]
-            kept = targets != IGNORE
-            safe = targets.where(kept, 0)[:, None]
-            p_MV = torch.mm(hidden, weight_VD.t(), out=room_MV).float()
-            log_p_M, log_z_M, sums_M1 = _exponentiate(p_MV, safe)
-            p_MV /= sums_M1
-            total -= log_p_M.where(kept, 0.0).sum()
-            # d loss / d logits = softmax - one-hot, and nothing at all in ignored rows
-            if z_loss:
-                total += z_loss * log_z_M.square().where(kept, 0.0).sum()
-                p_MV *= (1 + 2 * z_loss * log_z_M)[:, None]
-            p_MV.scatter_add_(1, safe, torch.full_like(safe, -1, dtype=p_MV.dtype))
-            if not hidden.is_cpu:  # where ignored rows were taken out before
-                p_MV *= kept[:, None]
-            grad_logits_MV = p_MV.to(hidden.dtype)
-            torch.mm(grad_logits_MV, weight_VD, out=grad_hidden_MD[rows])
-            grad_weight_VD.addmm_(grad_logits_MV.t(), hidden)
+        in_place = hidden_MD.is_cpu and not torch.compiler.is_compiling()
+        compute = _in_place if in_place else _out_of_place
+        total, grad_hidden_MD, grad_weight_VD = compute(hidden_MD, weight_VD, targets_M, z_loss)
         ctx.save_for_backward(grad_hidden_MD, grad_weight_VD)
         return total
 
@@ -114,3 +113,48 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden_MD, grad_weight_VD = ctx.saved_tensors
         scale = gradients[0].to(grad_hidden_MD.dtype)
         return grad_hidden_MD * scale, grad_weight_VD * scale, None, None
+
+
+def _in_place(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss and gradients on a CPU, where each new array of this size costs more than the arithmetic on it."""
+    grad_hidden_MD, grad_weight_VD = torch.empty_like(hidden_MD), torch.zeros_like(weight_VD)
+    total = torch.zeros((), device=hidden_MD.device)
+    for rows, logits_MV, float_MV in _chunks(hidden_MD, weight_VD):
+        hidden, targets = hidden_MD[rows], targets_M[rows]
+        p_MV = float_MV.copy_(torch.mm(hidden, weight_VD.t(), out=logits_MV))
+        log_p_M, log_z_M, sums_M1 = _exponentiate(p_MV, targets[:, None])
+        p_MV /= sums_M1
+        total -= log_p_M.sum()
+        # d loss / d logits = softmax - one-hot
+        if z_loss:
+            total += z_loss * log_z_M.square().sum()
+            p_MV *= (1 + 2 * z_loss * log_z_M)[:, None]
+        p_MV.scatter_add_(1, targets[:, None], p_MV.new_tensor(-1.0).expand(len(targets), 1))
+        grad_logits_MV = logits_MV.copy_(p_MV)
+        torch.mm(grad_logits_MV, weight_VD, out=grad_hidden_MD[rows])
+        grad_weight_VD.addmm_(grad_logits_MV.t(), hidden)
+    return total, grad_hidden_MD, grad_weight_VD
+
+
+def _out_of_place(
+    hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for a GPU or a compiler, which makes two passes over the logits of all that stands between the products.
+
+    Nothing is overwritten: of tensors that were, torch 2.11's compiler kept the state before, and gave back zeros.
+    """
+    grads_hidden, grad_weight_VD = [], torch.zeros_like(weight_VD)
+    total = torch.zeros((), device=hidden_MD.device)
+    classes = torch.arange(len(weight_VD), device=hidden_MD.device)
+    size = _rows_at_once(hidden_MD, weight_VD)
+    for hidden, targets in zip(torch.split(hidden_MD, size), torch.split(targets_M, size), strict=True):
+        kept_M1 = (targets != IGNORE)[:, None]
+        logits_MV = (hidden @ weight_VD.t()).float()
+        log_z_M1 = logits_MV.logsumexp(-1, keepdim=True)
+        safe_M1 = targets[:, None].where(kept_M1, 0)
+        total = total + (log_z_M1 - logits_MV.gather(1, safe_M1) + z_loss * log_z_M1.square()).where(kept_M1, 0.0).sum()
+        p_MV = (logits_MV - log_z_M1).exp() * (1 + 2 * z_loss * log_z_M1)
+        grad_logits_MV = (p_MV - (classes == safe_M1).float()).where(kept_M1, 0.0).to(hidden.dtype)
+        grads_hidden.append(grad_logits_MV @ weight_VD)
+        grad_weight_VD = grad_weight_VD.addmm(grad_logits_MV.t(), hidden)
+    return total, torch.cat(grads_hidden), grad_weight_VD

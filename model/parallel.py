@@ -99,12 +99,13 @@ class _Loss(nn.Module):
 
 
 def replicated(model: GPT, world: World) -> Callable[..., Tensor]:
-    """`model.loss`; where every process holds the whole model, with gradients averaged over them in the backward pass.
+    """What computes `model.loss`, as it is when called: training may have it compiled.
 
-    Seeds and checkpoints make the copies equal from the start, and equal gradients keep them so.
+    Where every process holds the whole model, gradients are averaged over them in the backward pass. Seeds and
+    checkpoints make the copies equal from the start, and equal gradients keep them so.
     """
     if world.size == 1 or world.sharded:
-        return model.loss
+        return _Loss(model)
     with warnings.catch_warnings():
         # Its successor, from torch 2.13 on, does something else.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
