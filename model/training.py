@@ -239,17 +239,15 @@ class TrainingState:
             with torch.no_grad():
                 torch._foreach_copy_(self._fast_trained, self.trained)
 
-    def collect_gradients(self, *, first: bool) -> None:
-        """Move the fast copy's gradients to the float32 weights; add them to what is there unless it is the `first`."""
+    def collect_gradients(self) -> None:
+        """Add the fast copy's gradients to those of the float32 weights, and clear them."""
         if self.fast_model is self.model:
             return
         for weight, fast in zip(self.trained, self._fast_trained, strict=True):
             if fast.grad is None:
-                weight.grad = None if first else weight.grad
-            elif weight.grad is None:
+                continue
+            if weight.grad is None:
                 weight.grad = fast.grad.float()
-            elif first:
-                weight.grad.copy_(fast.grad)
             else:
                 weight.grad += fast.grad
             fast.grad = None
@@ -281,10 +279,9 @@ def take_step(state: TrainingState, batches: Callable[[int], Batch]) -> Step:
     scored = max(1, sum(batch.scored() for batch in micro_batches))
     _compile_if_it_pays(state, micro_batches)
     state.fast_model.train()
-    if state.fast_model is state.model:  # otherwise the old ones are overwritten: new memory would be paged in anew
-        state.model.zero_grad()
+    state.model.zero_grad()
     total = torch.zeros((), device=state.device)
-    for number, batch in enumerate(micro_batches):
+    for batch in micro_batches:
         batch = world.rows(batch).to(state.device)
         if state.objective is not None:
             nats = state.objective(state.fast_model, batch)
@@ -295,7 +292,7 @@ def take_step(state: TrainingState, batches: Callable[[int], Batch]) -> Step:
         loss = nats / scored
         # Processes average their gradients; the sum over all rows is wanted.
         (loss * world.size).backward()  # type: ignore[no-untyped-call]
-        state.collect_gradients(first=number == 0)
+        state.collect_gradients()
         total += loss.detach()
     factor = learning_rate_factor(
         state.step,

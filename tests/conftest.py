@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks: what the tests state of bits and seconds is of a CPU
 
 import pytest
 import torch
