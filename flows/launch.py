@@ -23,7 +23,7 @@ def run(
     work: PipelineRun | None = None
     error: HomegrownError | None = None
     try:
-        with prepared(root, targets, force, display, settings) as work:
+        with prepared(root, targets, force, display, settings, meanwhile=lambda: _load_prefect(root)) as work:
             _drive(root, work, list(targets), list(force))
     except HomegrownError as caught:
         error = caught
@@ -35,6 +35,13 @@ def run(
         summary.show(root, work, time.monotonic() - begun)
     if error:
         raise error
+
+
+def _load_prefect(root: Path) -> None:
+    """Load it while there is something else to wait for, if its server is up; it reads the environment on import."""
+    if server := servers.find(root, servers.PREFECT):
+        os.environ.update(servers.prefect_environment(root, server.url))
+        from flows import pipeline_flow  # noqa: F401
 
 
 def _drive(root: Path, work: PipelineRun, targets: list[str], force: list[str]) -> None:

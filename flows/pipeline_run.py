@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from flows.display import Display
 from flows.project import STATE
 from flows.stage_process import StageProcess, StoppedError
+from flows.surveyor import surveying
 from pipeline import versioning
 from pipeline.errors import ConfigurationError, HomegrownError, TryAgainError
 from pipeline.processor import HALVES
@@ -268,22 +269,25 @@ def prepared(
     force: Sequence[str],
     display: Display,
     settings: Mapping[str, str] | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[PipelineRun]:
     """A run, ready to be driven, under the run lock.
 
     `targets` are stages, names of a `foreach`, or one of GROUPS; `settings` may hold `preset` and dotted keys of
-    params.yaml to rewrite first. On leaving, whatever was started has ended, dvc.lock is in DVC's order, and the run's
-    error is raised: the first failed stage's, or a StoppedError.
+    params.yaml to rewrite first; `meanwhile` is called while DVC looks at the project. On leaving, whatever was started
+    has ended, dvc.lock is in DVC's order, and the run's error is raised: the first failed stage's, or a StoppedError.
     """
     with run_lock(root):
         file = _configure(root, dict(settings or {}))
-        for line in versioning.repair(root):
+        with surveying(root, _stages(targets), force) as found:
+            meanwhile()
+            survey = found()
+        for line in survey.mended:
             display.notice(line)
-        plan = versioning.survey(root, _stages(targets), force)
+        plan, lock = survey.plan, _contents(root / versioning.LOCK_FILE)
         if file and any(not stage.cached and not stage.look for stage in plan):
             file.check()  # what the last stage would refuse is said before the first one works
         names = [stage.name for stage in plan]
-        order = versioning.lock_order(root)
         forced = frozenset(name for name in names for wish in force if wish in (name, name.split("@")[0]))
         display.planned(names)
         run: PipelineRun | None = None
@@ -296,8 +300,8 @@ def prepared(
                         yield run
                 finally:
                     run.finish()
-                    if any(outcome.state == "done" for outcome in run.outcomes.values()):
-                        versioning.settle_lock_order(root, order, names)
+                    if _contents(root / versioning.LOCK_FILE) != lock:
+                        versioning.settle_lock_order(root, survey.lock_order, names)
                 if run.stopped_by:
                     raise KeyboardInterrupt  # which the record of the run takes for "killed"
                 if run.error:
@@ -306,6 +310,10 @@ def prepared(
             if run is None or not run.stopped_by:
                 raise
             raise RunStoppedError(run) from None
+
+
+def _contents(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def _stages(targets: Sequence[str]) -> list[str]:
@@ -322,7 +330,7 @@ def _configure(root: Path, settings: dict[str, str]) -> ParamsFile | None:
     path = Path(os.path.relpath(root / params.PARAMS_FILE))  # as a person would name it
     if not settings and not path.exists():
         return None  # where dvc.yaml wants them, DVC says so
-    before = path.read_bytes() if path.exists() else b""
+    before = _contents(path)
     try:
         preset = settings.pop("preset", None)
         if preset is not None:

@@ -174,7 +174,7 @@ class ParamsFile:
 
 def load(path: Path = Path(PARAMS_FILE)) -> ParamsFile:
     """Read params.yaml and check its outline; ConfigurationError names the file and the key."""
-    content = _plain(_parse(path))
+    content = _plain(_parse(path, YAML(typ="safe")))
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: expected sections such as `ingest:`, found {type(content).__name__}")
     for key in content:
@@ -321,9 +321,11 @@ def build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     return kind(**{name: getattr(checked, name) for name in known})
 
 
-def _parse(path: Path) -> Any:
-    parser = YAML()
-    parser.preserve_quotes = True
+def _parse(path: Path, parser: YAML | None = None) -> Any:
+    """What a YAML file holds; unless another parser is given, in a form that can be written as it was read."""
+    if parser is None:
+        parser = YAML()
+        parser.preserve_quotes = True
     try:
         return parser.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.evaluations.figures import Bin
+
 BINS = 10
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The answers given with about the same confidence."""
-
-    confidence: float
-    """Mean of the probabilities of the classes chosen."""
-    accuracy: float
-    """Share that was right."""
-    n: int
-    """How many there are."""
 
 
 def reliability(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = BINS) -> list[Bin]:

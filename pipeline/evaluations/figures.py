@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.evaluations.calibration import Bin
-
 METRICS_FILE = "metrics.json"
 SAMPLES_FILE = "samples.json"
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The answers given with about the same confidence."""
+
+    confidence: float
+    """Mean of the probabilities of the classes chosen."""
+    accuracy: float
+    """Share that was right."""
+    n: int
+    """How many there are."""
 
 
 @dataclass(frozen=True)
