@@ -70,7 +70,7 @@ def ours(texts: list[str]) -> dict[str, Any]:
     for place, text in enumerate(texts):
         batch.append(text)
         size += len(text)
-        if size > 1 << 18 or place == len(texts) - 1:
+        if size > 1 << 19 or place == len(texts) - 1:
             laid_out = Batch(batch)
             found = quality.reasons_to_drop(laid_out, names)
             reasons |= {done + inner: reason.split(":")[0] for inner, reason in found.items()}

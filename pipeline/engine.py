@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,16 @@ R = TypeVar("R")
 
 _ITEMS_PER_WORKER = 2
 _work: Callable[[Any], Any]
+
+
+def make_ready(compute: Compute, *modules: str) -> None:
+    """Begin to load what workers will need, in the background, before there is work to give them.
+
+    It is loaded once, in the fork server, and every worker is born with it.
+    """
+    if compute.engine != "ray" and compute.process_count > 1:
+        forkserver.set_forkserver_preload(["__main__", *modules])
+        forkserver.ensure_running()
 
 
 def map_in_order(set_up: Callable[[], Callable[[T], R]], items: Iterable[T], compute: Compute) -> Iterator[R]:

@@ -155,7 +155,7 @@ class Examination:
         return after
 
 
-def in_batches(records: Iterator[Any], characters: int = 1 << 18, count: int = 4096) -> Iterator[list[Any]]:
+def in_batches(records: Iterator[Any], characters: int = 1 << 19, count: int = 4096) -> Iterator[list[Any]]:
     """Records in lists of about so many characters, and at most so many records; a long one may stand alone."""
     batch: list[Any] = []
     size = 0

@@ -15,7 +15,7 @@ from pipeline.cleaning.groups import read_groups
 from pipeline.document_tokens import SPLITS, GroupEncoder, count_groups, split_of, split_of_digest
 from pipeline.documents import Document, read_records
 from pipeline.encodings import Encoding
-from pipeline.engine import map_in_order
+from pipeline.engine import make_ready, map_in_order
 from pipeline.errors import DataError
 from pipeline.ledger import balance
 from pipeline.manifest import commit, read, verify
@@ -59,6 +59,7 @@ class Params:
 
 def run(params: Params, *, documents: Path, validation: Path, tokens: Path, compute: Compute, report: Report) -> None:
     """Train or load the vocabulary, then encode every document into its split, in the corpus' order."""
+    make_ready(compute, GroupEncoder.__module__)
     source = documents / "documents.parquet"
     total = int(verify(documents).facts["documents"])
     read(validation)  # its manifest exists only if every expectation held

@@ -11,7 +11,8 @@ import pytest
 from pipeline import encodings
 from tests.end_to_end.clone import Clone
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
+# In every run the same without DVC: tests/pipeline/test_erase.py.
+pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("faults")]
 CANARY = "Ottilie Brandwater hides seven loose bricks near the mill pond"
 
 

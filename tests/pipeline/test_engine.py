@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from pipeline.engine import map_in_order
+from pipeline.engine import make_ready, map_in_order
 from pipeline.errors import ConfigurationError, DataError, DependencyError, InputOutputError
 from pipeline.params import Compute, build
 
@@ -40,7 +40,8 @@ def give(work: Callable[[int], int]) -> Callable[[int], int]:
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_results_come_in_the_items_order(processes: int) -> None:
-    """Twenty items give their twenty results in order, for any number of processes."""
+    """Twenty items give their twenty results in order, for any number of processes, made ready or not."""
+    make_ready(compute(processes), __name__)
     assert list(map_in_order(squares, range(20), compute(processes))) == [n * n for n in range(20)]
 
 
