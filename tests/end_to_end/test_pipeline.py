@@ -106,6 +106,7 @@ def test_champions_answer_on_the_command_line(finished: Clone) -> None:
     assert refused.stderr.startswith("homegrown: ")
 
 
+@pytest.mark.nightly  # in every run without the pipeline around it: tests/pipeline/tracking/test_registry.py
 def test_a_deleted_registry_is_filled_again(finished: Clone) -> None:
     """The registry is asked on every run; what it has lost is registered anew, without training anything."""
     for name in ("mlflow.db", "mlruns"):
@@ -122,6 +123,7 @@ def test_a_deleted_registry_is_filled_again(finished: Clone) -> None:
             (finished.root / f"{name}.away").rename(finished.root / name)
 
 
+@pytest.mark.nightly  # in every run: tests/pipeline/tracking/test_delivery.py, and the exit code in test_main.py
 def test_mlflow_that_does_not_answer_loses_nothing(finished: Clone) -> None:
     """With the tracking server gone a run ends with 69 in seconds; what it recorded is delivered by the next run."""
     dead = "http://127.0.0.1:1"
