@@ -33,6 +33,7 @@ from model.hardware import (
     choose_float32_products,
     choose_precision,
     flops_per_token,
+    keep_freed_memory,
 )
 from model.optimizer import OPTIMIZERS, Optimizer, make_optimizers
 from model.parallel import ALONE, World, forget_gathered, replicated, shard, whole
@@ -171,6 +172,8 @@ class TrainingState:
         self.precision = choose_precision(config.precision, self.device)
         automatic = self.device.type == "cpu" and config.precision == "auto"
         choose_float32_products(faster=automatic and self.precision == torch.float32)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.step = 0
         self.tokens_seen = 0
         self.skipped_in_a_row = 0

@@ -80,7 +80,7 @@ def make_plan(
 
     from model import plan
     from model.hardware import choose_precision, device_for
-    from model.softmax_attention import PLAIN_ATTENTION_LIMIT
+    from model.softmax_attention import BLOCKWISE_LIMIT
 
     device = device_for(compute.device)
     precision = choose_precision(training.precision, device)
@@ -92,7 +92,7 @@ def make_plan(
         bfloat16=precision == torch.bfloat16,
         muon=muon,
         on_cpu=device.type == "cpu",
-        keeps_attention=device.type == "cpu" and config.context_length <= PLAIN_ATTENTION_LIMIT,
+        keeps_attention=device.type == "cpu" and config.context_length <= BLOCKWISE_LIMIT,
     )
     parameters = plan.parameters(config)
     flops = plan.training_flops_per_token(config, config.context_length)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from model import softmax_attention
-from model.gpt import GPT, IGNORE, GPTConfig, KeyValueCache
+from model.gpt import GPT, IGNORE, GPTConfig, KeyValueCache, tanh_gelu
 from model.presets import PRESETS, preset
 from model.softmax_attention import attend, attention_mask
 
@@ -81,20 +81,20 @@ def test_left_padding_changes_nothing(shape: str) -> None:
 
 @every_shape
 @torch.no_grad()
-def test_plain_and_fused_attention_agree(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blockwise_and_fused_attention_agree(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The two ways to attend, chosen by length and device, give the same hidden states."""
     model = random_model(SHAPES[shape])
     ids, padding = torch.randint(0, 31, (2, 24)), torch.tensor([0, 4])
-    monkeypatch.setattr(softmax_attention, "PLAIN_ATTENTION_LIMIT", 1024)
+    monkeypatch.setattr(softmax_attention, "BLOCKWISE_LIMIT", 1024)
     plain, plain_padded = model(ids), model(ids, padding_B=padding)
-    monkeypatch.setattr(softmax_attention, "PLAIN_ATTENTION_LIMIT", 0)
+    monkeypatch.setattr(softmax_attention, "BLOCKWISE_LIMIT", 0)
     torch.testing.assert_close(model(ids), plain, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model(ids, padding_B=padding)[1, 4:], plain_padded[1, 4:], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_has_the_same_bits_with_and_without_a_gradient(dtype: torch.dtype) -> None:
-    """Where nobody wants the scores' gradient they become the weights in place; and the keys stay as they are."""
+    """Over a cache too, and neither queries nor keys are touched."""
     q, k, v = (torch.randn(2, heads, n, 8, dtype=dtype) for heads, n in ((4, 5), (2, 70), (2, 70)))
     mask = attention_mask(5, 65, 70, torch.tensor([0, 3]), None, q)
     before = k.clone()
@@ -102,6 +102,46 @@ def test_attention_has_the_same_bits_with_and_without_a_gradient(dtype: torch.dt
     assert torch.equal(plain, attend(q.clone().requires_grad_(), k, v, mask, 0.0))
     assert torch.equal(plain, attend(q, k, v, mask, 0.0))
     assert torch.equal(k, before)
+
+
+BLOCK_SHAPES = {  # rows, query heads, key heads, tokens, width of a head
+    "one block": (2, 4, 4, 7, 8),
+    "blocks, shared keys": (2, 6, 2, 150, 8),
+    "one row": (1, 2, 1, 64, 16),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "documents"])
+@pytest.mark.parametrize("shape", BLOCK_SHAPES)
+def test_blockwise_attention_is_torchs_with_its_gradients(shape: str, packed: bool, compiled: bool) -> None:
+    """In float64, over one block or several, shared keys or not, packed documents or not."""
+    B, H, K, T, C = BLOCK_SHAPES[shape]
+    torch.manual_seed(0)
+    heads = [torch.randn(B, T, n, C, dtype=torch.float64).transpose(1, 2).requires_grad_() for n in (H, K, K)]
+    documents = (torch.arange(T) * 3 // T).expand(B, T) if packed else None
+    mask = attention_mask(T, 0, T, None, documents, heads[0])
+    block = torch.compile(attend, backend="aot_eager", fullgraph=True) if compiled else attend
+
+    def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=H != K)
+
+    found = []
+    for compute in (fused, lambda q, k, v: block(q, k, v, mask, 0.0)):
+        result = compute(*heads)
+        found.append((result.detach(), *torch.autograd.grad(result.sin().sum(), heads)))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_compiler_gets_for_tanh_gelu_is_tanh_gelu(dtype: torch.dtype) -> None:
+    """With its gradient, from one end of the numbers that matter to the other."""
+    x = torch.linspace(-12, 12, 4001).to(dtype).requires_grad_()
+    compiled = torch.compile(tanh_gelu, backend="aot_eager", fullgraph=True)
+    expected = functional.gelu(x, approximate="tanh")
+    torch.testing.assert_close(compiled(x), expected)
+    gradients = [torch.autograd.grad(y.sum(), x) for y in (compiled(x), expected)]
+    torch.testing.assert_close(*gradients)
 
 
 @every_shape
@@ -127,7 +167,7 @@ def test_ignored_targets_leave_the_loss_unchanged() -> None:
 @torch.no_grad()
 def test_packed_documents_are_read_as_if_alone(shape: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three documents in one row, kept apart, have the hidden states that each has in a row of its own."""
-    monkeypatch.setattr(softmax_attention, "PLAIN_ATTENTION_LIMIT", limit)
+    monkeypatch.setattr(softmax_attention, "BLOCKWISE_LIMIT", limit)
     network = random_model(SHAPES[shape])
     parts = torch.randint(0, 31, (2, 24)).split([5, 1, 18], dim=1)
     documents = torch.tensor([[0] * 5 + [1] + [2] * 18] * 2)

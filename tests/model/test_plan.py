@@ -13,7 +13,7 @@ import pytest
 from model import cross_entropy, plan
 from model.gpt import GPTConfig
 from model.presets import PRESETS, preset
-from model.softmax_attention import PLAIN_ATTENTION_LIMIT
+from model.softmax_attention import BLOCKWISE_LIMIT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEMORY_TOLERANCE = 0.25
@@ -86,7 +86,7 @@ def test_memory_is_what_training_takes(values: Any, batch_size: int, precision: 
         bfloat16=precision == "bfloat16",
         muon=optimizer == "muon",
         on_cpu=True,
-        keeps_attention=config.context_length <= PLAIN_ATTENTION_LIMIT,
+        keeps_attention=config.context_length <= BLOCKWISE_LIMIT,
     )
     done = subprocess.run(
         [sys.executable, "-c", TRAINING, json.dumps([values, batch_size, precision, optimizer])],
