@@ -195,6 +195,18 @@ def load_checkpoint(
     return None
 
 
+def differences(folder: Path, state: TrainingState, fingerprint: Fingerprint) -> tuple[int, list[str]]:
+    """The step of the newest checkpoint, 0 where there is none to read, and in what it differs from this run."""
+    for path in _newest_first(folder):
+        try:
+            record = json.loads((path / STATE).read_bytes())
+            found = checkpoint_state.changes(record["identity"], checkpoint_state.identity(state, fingerprint))
+            return int(record["step"]), found
+        except (OSError, ValueError, KeyError):
+            continue  # torn; load_checkpoint says so
+    return 0, []
+
+
 def _record(state: TrainingState, fingerprint: Fingerprint, files: list[str]) -> dict[str, Any]:
     return {
         **checkpoint_state.numbers(state),

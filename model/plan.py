@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 FLOAT32 = 4
 LOGITS_PER_CHUNK, LOGITS_PER_GPU_CHUNK, FEWEST_ROWS = 1_048_576, 1 << 26, 256
 """model/cross_entropy.py's."""
+QUERIES_AT_ONCE = {False: 64, True: 128}
+"""model/softmax_attention.py's, in float32 and in bfloat16."""
 RUNTIME_BYTES = 150_000_000
 """The default run's peak on a CPU was 421 MB above where it began, of which 268 are accounted for otherwise."""
 ALLOCATED = 1.1
@@ -104,7 +106,7 @@ def training_memory(
 ) -> Memory:
     """Bytes at the peak of a training step, beyond those of a process that has loaded torch and computed nothing.
 
-    `keeps_attention`: whether every attention weight is kept for the way back, as model/softmax_attention.py decides.
+    `keeps_attention`: whether the attention weights are kept for the way back, as model/softmax_attention.py decides.
 
     Measured peaks of seven shapes lay between 0.92 and 1.14 of it, `runtime` left out (one thread, torch 2.13);
     tests/model/test_plan.py measures again.
@@ -121,10 +123,11 @@ def training_memory(
     inner = 4 if config.mlp == "swiglu" else 2
     rotated = H + K if config.positions == "rope" else H
     kept = normed * D + (H + 2 * K) + rotated + H + inner * F
-    scores = config.n_heads * T if keeps_attention else 0
+    queries = min(T, QUERIES_AT_ONCE[bfloat16])
+    scores = config.n_heads * (T + queries) // 2 if keeps_attention else 0  # nobody meets keys behind its block
     block = M * (kept + scores) * size
     # While one block goes backward, the gradients of its largest pieces exist beside them.
-    passing = M * max(3 * scores, 3 * F + 2 * D) * size
+    passing = M * max(config.n_heads * queries if keeps_attention else 0, 3 * F + 2 * D) * size
     head = parts.head or parts.token_embedding
     # One chunk, in float32; in bfloat16 also as it comes from its product, and as it goes into the next.
     chunk = max(LOGITS_PER_CHUNK if on_cpu else LOGITS_PER_GPU_CHUNK, FEWEST_ROWS * config.vocab_size)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from model.batches import Batch
     from model.gpt import GPT
     from model.parallel import World
-    from model.training import Objective, TrainingConfig
+    from model.training import Objective, TrainingConfig, TrainingState
 
 SCRATCH = Path("data/scratch")
 HISTORY_FILE = "history.jsonl"
@@ -64,6 +64,7 @@ def run_training(
     *,
     compute: Compute,
     identity: Mapping[str, str],
+    code: str,
     evaluate: Evaluate,
     evaluate_every: int,
     report: Report,
@@ -75,7 +76,9 @@ def run_training(
     """Train `model` in place to the last step; its history comes back, a row per step, with what `evaluate` found.
 
     `identity` names the params and inputs by digest: checkpoints under another identity, or of another `config`, are
-    not resumed but removed. `evaluate(model, step)` is called every `evaluate_every` steps and at the end; after
+    not resumed but removed. `code` is the digest of the code that trains: of other code, another machine or torch, an
+    unfinished run is refused, or goes on if `compute` allows it, and a finished one is done anew.
+    `evaluate(model, step)` is called every `evaluate_every` steps and at the end; after
     `patience` calls in a row without a new lowest "bits_per_byte" training ends, and the model is the one that had the
     lowest. Adapters are merged at the end. `objective` stands in for the model's own loss. Raises TryAgainError when
     stopped by a signal, with everything saved, and what `model_errors` says.
@@ -90,8 +93,12 @@ def run_training(
     if world.rank:
         report = SilentReport()
     folder = _own_folder(scratch, label, identity, clear=world.rank == 0)
-    fingerprint: dict[str, str | int | float] = dict(identity)
+    fingerprint: dict[str, str | int | float] = {**identity, "code": code}
     state = TrainingState(model, config, compute.device, world, objective)
+    if world.rank == 0 and (changes := _finished_otherwise(folder, state, fingerprint, patience)):
+        report.note(f"trained before, but not so: {'; '.join(changes)}; training anew")
+        shutil.rmtree(folder)
+        folder.mkdir()
     world.wait()
     resumed = load_checkpoint(folder, state, fingerprint, allow_changes=compute.allow_changed_resume)
     if resumed:
@@ -251,6 +258,19 @@ def _stop_requested(*, insistent: bool) -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _finished_otherwise(
+    folder: Path, state: TrainingState, fingerprint: dict[str, str | int | float], patience: int
+) -> list[str]:
+    """How a run that was trained to its end differs from this one; nothing if it does not, or has steps to do."""
+    from model.checkpoint import differences
+
+    step, changes = differences(folder, state, fingerprint)
+    if not changes or step == state.config.steps:
+        return changes
+    rows = _History(folder / HISTORY_FILE, step, writes=False).rows
+    return changes if _out_of_patience(rows, patience) else []
 
 
 def _own_folder(scratch: Path, label: str, identity: Mapping[str, str], *, clear: bool) -> Path:

@@ -11,6 +11,7 @@ from pipeline.digests import digest_of
 from pipeline.encodings import RANKS_FILE, load_encoding
 from pipeline.errors import ConfigurationError
 from pipeline.forgetting import as_language_model, bits_per_byte
+from pipeline.import_closure import code_of
 from pipeline.manifest import Manifest, commit, verify
 from pipeline.params import Compute
 from pipeline.pictures import draw_curves
@@ -161,6 +162,7 @@ def run(
             training_config(params, lesson.batches_per_epoch),
             compute=compute,
             identity={"params": digest_of(asdict(params)), "inputs": digest_of(digests)},
+            code=code_of(__name__),
             evaluate=lesson.watch,
             evaluate_every=lesson.batches_per_epoch,
             report=report,

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline.digests import digest_of
 from pipeline.encodings import RANKS_FILE, load_encoding
 from pipeline.errors import ConfigurationError
+from pipeline.import_closure import code_of
 from pipeline.manifest import Manifest, commit, verify
 from pipeline.params import Compute
 from pipeline.pictures import draw_curves
@@ -173,6 +174,7 @@ def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, rep
             training_config(params),
             compute=compute,
             identity={"params": digest_of(asdict(params)), "tokens": manifest.digest},
+            code=code_of(__name__),
             evaluate=_watcher(params, tokens, manifest, report),
             evaluate_every=params.evaluate_every,
             report=report,

@@ -13,7 +13,7 @@ import pytest
 from model import cross_entropy, plan
 from model.gpt import GPTConfig
 from model.presets import PRESETS, preset
-from model.softmax_attention import BLOCKWISE_LIMIT
+from model.softmax_attention import BLOCKWISE_LIMIT, QUERIES_AT_ONCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEMORY_TOLERANCE = 0.25
@@ -114,6 +114,8 @@ def test_the_plan_knows_the_models_constants() -> None:
     """What the plan repeats, so as not to load torch, is what the code has."""
     for name in ("LOGITS_PER_CHUNK", "LOGITS_PER_GPU_CHUNK", "FEWEST_ROWS"):
         assert getattr(plan, name) == getattr(cross_entropy, name)
+    in_float32_or_not = {str(kind) == "torch.bfloat16": size for kind, size in QUERIES_AT_ONCE.items()}
+    assert in_float32_or_not == plan.QUERIES_AT_ONCE
 
 
 def test_planning_needs_no_torch() -> None:

@@ -42,6 +42,12 @@ def stop_after(project: Any, step: int) -> None:
     project.report.on_progress = lambda done: os.kill(os.getpid(), signal.SIGTERM) if done == step else None
 
 
+def steps_into(project: Any, steps: list[int]) -> None:
+    """Collect the steps that the next run takes."""
+    project.report = type(project.report)()
+    project.report.on_progress = steps.append
+
+
 def test_training_ends_when_nothing_is_gained(made: Any, monkeypatch: pytest.MonkeyPatch, sha256_of: Any) -> None:
     """With patience 2 the second look without a gain is the last, the weights are the best look's; run again: no step.
 
@@ -53,8 +59,10 @@ def test_training_ends_when_nothing_is_gained(made: Any, monkeypatch: pytest.Mon
     assert "step 4: no gain in 2 looks, so training ends here" in report.notes
     assert [float(row["bits_per_byte"]) for row in rows(made, "validation.csv")] == LOOKS[:4]
     files = sha256_of(made.path("checkpoints/base"))
-    made.report.on_progress = lambda done: pytest.fail(f"step {done} was trained again")
+    steps: list[int] = []
+    steps_into(made, steps)
     made.run("pretrain", **settings)
+    assert not steps
     assert sha256_of(made.path("checkpoints/base")) == files
     shutil.rmtree(made.path("scratch"))
     for step in (1, 2, 3):
@@ -100,6 +108,48 @@ def test_going_on_with_other_threads_is_refused_or_recorded(made: Any) -> None:
     change = "threads was 1, is 2"
     assert f"the run goes on with a change, so its weights will differ in their last bits: {change}" in report.notes
     assert made.manifest("checkpoints/base").facts["resumed_with_changes"] == [f"from step 3: {change}"]
+
+
+def edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the code that trains had been edited since."""
+    monkeypatch.setattr(pipeline.stages.pretrain, "code_of", lambda _module: "edited")
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+def test_what_other_code_finished_is_trained_anew(
+    made: Any, monkeypatch: pytest.MonkeyPatch, sha256_of: Any, patience: int
+) -> None:
+    """Every step, saying so, also where patience had ended it; and with the same code none."""
+    looks_given(monkeypatch, LOOKS)
+    settings = {"patience": patience, "evaluate_every": 1}
+    made.run("pretrain", **settings)
+    files = sha256_of(made.path("checkpoints/base"))
+    steps: list[int] = []
+    steps_into(made, steps)
+    made.run("pretrain", **settings)
+    assert not steps
+    edited(monkeypatch)
+    steps_into(made, steps)
+    report = made.run("pretrain", **settings)
+    assert steps == [int(row["step"]) for row in rows(made, "training.csv")]
+    assert [note for note in report.notes if "trained before, but not so: code was" in note]
+    assert sha256_of(made.path("checkpoints/base")) == files
+
+
+def test_what_other_code_began_is_not_gone_on_with(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused (77) and kept, until its own code is back."""
+    shutil.rmtree(made.path("scratch"))
+    made.report = type(made.report)()
+    stop_after(made, 3)
+    with pytest.raises(TryAgainError):
+        made.run("pretrain")
+    made.report = type(made.report)()
+    with monkeypatch.context() as patch:
+        edited(patch)
+        with pytest.raises(IntegrityError, match=r"code was .*put that back"):
+            made.run("pretrain")
+    report = made.run("pretrain")
+    assert [note for note in report.notes if note.startswith("resuming after step 3 of")]
 
 
 @pytest.mark.parametrize(
