@@ -79,7 +79,7 @@ class Tokens(Protocol):
 class Divided(Tokens, Protocol):
     """A row of tokens that lies in several parts."""
 
-    def located(self, starts: Sequence[int], length: int) -> list[tuple[Tokens, int]]:
+    def located(self, starts: npt.NDArray[np.int64], length: int) -> list[tuple[Tokens, int]]:
         """For each start the part in which that many tokens from it lie, and where there; the row itself if in none."""
 
 
@@ -137,10 +137,10 @@ class TokenWindows:
         slack = len(self.tokens) - 1 - n * self.context_length
         offset = mixed_bits(self.seed, epoch, 1) % (slack + 1)
         order = shuffled(indices, n, mixed_bits(self.seed, epoch))
-        starts = [offset + place * self.context_length for place in order]
+        starts = offset + np.array(order) * self.context_length
         if isinstance(self.tokens, Divided):
             return self.tokens.located(starts, self.context_length + 1)
-        return [(self.tokens, start) for start in starts]
+        return [(self.tokens, start) for start in starts.tolist()]
 
 
 def batch_of(windows: Sequence[npt.NDArray[np.integer]], end_id: int | None) -> Batch:
@@ -149,13 +149,10 @@ def batch_of(windows: Sequence[npt.NDArray[np.integer]], end_id: int | None) -> 
     An end-of-text begins the document after it, as it begins every prompt: the first word is predicted from it alone,
     and it is itself predicted from the document that it ends. So every target is scored, and none across a boundary.
     """
-    shape = (len(windows), len(windows[0]) - 1)
-    ids, targets = np.empty(shape, np.int64), np.empty(shape, np.int64)
-    for row, window in enumerate(windows):
-        ids[row], targets[row] = window[:-1], window[1:]
-    ids_BT = torch.from_numpy(ids)
+    wide = np.array(windows).astype(np.int64)
+    ids_BT, targets_BT = torch.from_numpy(wide[:, :-1]), torch.from_numpy(wide[:, 1:])
     documents_BT = None if end_id is None else (ids_BT == end_id).cumsum(1)
-    return Batch(ids_BT, torch.from_numpy(targets), documents_BT=documents_BT)
+    return Batch(ids_BT, targets_BT, documents_BT=documents_BT)
 
 
 @dataclass(frozen=True, eq=False)

@@ -261,4 +261,4 @@ def test_windows_are_the_same_whether_one_shard_holds_the_tokens_or_many() -> No
     for position in range(40):
         assert torch.equal(whole(position).ids_BT, divided(position).ids_BT)
         assert torch.equal(whole(position).targets, divided(position).targets)
-    assert [found is row for found, _ in row.located([0, 100, 495], 16)] == [True, False, True]
+    assert [found is row for found, _ in row.located(np.array([0, 100, 495]), 16)] == [True, False, True]
