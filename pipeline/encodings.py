@@ -8,12 +8,13 @@ of ranks; whatever a text contains, it encodes to ordinary tokens only.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from struct import pack
 from typing import Literal
 
 import numpy as np
@@ -72,8 +73,8 @@ def train_ranks(texts: Iterable[str], vocab_size: int, pattern: Pattern = "gpt2"
 def write_ranks(ranks: dict[bytes, int], path: Path, pattern: Pattern = "gpt2") -> None:
     """Write ranks in tiktoken's form, in order of rank, and beside them the name of their pattern."""
     path.with_suffix(_PATTERN_SUFFIX).write_text(f"{pattern}\n", encoding="ascii")
-    lines = (f"{base64.b64encode(t).decode()} {r}\n" for t, r in sorted(ranks.items(), key=lambda item: item[1]))
-    path.write_text("".join(lines), encoding="ascii")
+    lines = (b"%b %d\n" % (binascii.b2a_base64(token, newline=False), ranks[token]) for token in _in_order(ranks))
+    path.write_bytes(b"".join(lines))
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
@@ -89,7 +90,13 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 
         return read_tokenizer_json(path)[0]
     lines = _lines(path)
-    ranks: dict[bytes, int] = {}
+    with suppress(ValueError, binascii.Error):  # all at once, which is twice as fast, or line by line to say which
+        rows = (line.split() for line in lines)
+        ranks = {binascii.a2b_base64(token, strict_mode=True): int(rank) for token, rank in rows}
+        if [*ranks.values()] == [*range(len(lines))]:
+            _require_every_byte(ranks, path)
+            return ranks
+    ranks = {}
     for number, line in enumerate(lines, start=1):
         try:
             token, rank = line.split()
@@ -189,11 +196,22 @@ def load_encoding(path: Path) -> tiktoken.Encoding:
 
 def fingerprint(encoding: tiktoken.Encoding) -> str:
     """A digest of what decides ids: every token with its rank, the pattern, the special tokens."""
-    digest = hashlib.sha256(encoding._pat_str.encode())
-    for token, rank in sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1]):
-        digest.update(rank.to_bytes(4, "little") + len(token).to_bytes(4, "little") + token)
-    digest.update(repr(sorted(encoding._special_tokens.items())).encode())
-    return digest.hexdigest()
+    return _fingerprint(encoding._mergeable_ranks, encoding._pat_str, encoding._special_tokens)
+
+
+def fingerprint_of(ranks: dict[bytes, int], pattern: Pattern) -> str:
+    """That of `encoding_of(ranks, pattern)`, without making it."""
+    return _fingerprint(ranks, PATTERNS[pattern], {END_OF_TEXT: len(ranks)})
+
+
+def _fingerprint(ranks: dict[bytes, int], split: str, special: dict[str, int]) -> str:
+    tokens = (b"%b%b%b" % (pack("<I", ranks[token]), pack("<I", len(token)), token) for token in _in_order(ranks))
+    return hashlib.sha256(b"".join([split.encode(), *tokens, repr(sorted(special.items())).encode()])).hexdigest()
+
+
+def _in_order(ranks: dict[bytes, int]) -> list[bytes]:
+    """The tokens from the first rank to the last."""
+    return sorted(ranks, key=ranks.__getitem__)
 
 
 def encode(encoding: tiktoken.Encoding, text: str) -> npt.NDArray[np.uint32]:

@@ -14,7 +14,6 @@ from pipeline import encodings
 from pipeline.cleaning.groups import read_groups
 from pipeline.document_tokens import SPLITS, GroupEncoder, count_groups, split_of, split_of_digest
 from pipeline.documents import Document, read_records
-from pipeline.encodings import Encoding
 from pipeline.engine import make_ready, map_in_order
 from pipeline.errors import DataError
 from pipeline.ledger import balance
@@ -65,8 +64,9 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
     read(validation)  # its manifest exists only if every expectation held
     with commit(tokens, "tokens", params=params, inputs={"documents": documents, "validation": validation}) as draft:
         ranks_file = draft.path / encodings.RANKS_FILE
-        encoding = _write_vocabulary(params, source, ranks_file, report)
-        writers = {split: ShardWriter(draft.path, split, encoding.n_vocab, params.tokens_per_shard) for split in SPLITS}
+        ranks, pattern = _write_vocabulary(params, source, ranks_file, report)
+        vocab_size, end_of_text = len(ranks) + 1, len(ranks)
+        writers = {split: ShardWriter(draft.path, split, vocab_size, params.tokens_per_shard) for split in SPLITS}
         n_bytes = dict.fromkeys(SPLITS, 0)
         n_documents = dict.fromkeys(SPLITS, 0)
         texts_digests = {split: hashlib.sha256() for split in SPLITS}
@@ -91,9 +91,9 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
                 )
             writer.close()
         draft.facts |= {
-            "vocab_size": encoding.n_vocab,
-            "vocabulary_fingerprint": encodings.fingerprint(encoding),
-            "end_of_text": encoding.eot_token,
+            "vocab_size": vocab_size,
+            "vocabulary_fingerprint": encodings.fingerprint_of(ranks, pattern),
+            "end_of_text": end_of_text,
             "n_tokens": {split: writer.n_tokens for split, writer in writers.items()},
             "n_bytes": n_bytes,
             "n_documents": n_documents,
@@ -103,13 +103,15 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
     trained = writers["train"].n_tokens
     report.metrics({"train_tokens": trained, "validation_tokens": writers["validation"].n_tokens})
     report.note(
-        f"vocabulary of {encoding.n_vocab:,}; {trained:,} training and {writers['validation'].n_tokens:,} validation "
+        f"vocabulary of {vocab_size:,}; {trained:,} training and {writers['validation'].n_tokens:,} validation "
         f"tokens; {n_bytes['train'] / trained:.2f} bytes a token"
     )
 
 
-def _write_vocabulary(params: Params, source: Path, path: Path, report: Report) -> Encoding:
-    """Write the ranks file that everything after this reads, given or trained; its encoding comes back."""
+def _write_vocabulary(
+    params: Params, source: Path, path: Path, report: Report
+) -> tuple[dict[bytes, int], encodings.Pattern]:
+    """Write the ranks file that everything after this reads, given or trained; its ranks and pattern come back."""
     if params.ranks:
         given = Path(params.ranks)
         ranks, pattern = encodings.read_ranks(given), params.pattern or encodings.pattern_of(given)
@@ -118,7 +120,7 @@ def _write_vocabulary(params: Params, source: Path, path: Path, report: Report) 
         pattern = params.pattern or "gpt2"
         ranks = encodings.train_ranks(_sample(params, source), params.vocab_size, pattern)
     encodings.write_ranks(ranks, path, pattern)
-    return encodings.encoding_of(ranks, path.stem, pattern)
+    return ranks, pattern
 
 
 def _sample(params: Params, source: Path) -> Iterator[str]:
