@@ -73,8 +73,9 @@ class Encoder:
     def _all_known(self, text: bytes) -> bool:
         """Every character is assigned in this Python's Unicode, so that libraries as new as it agree what it is."""
         if self._known is None:
-            known = [unicodedata.category(chr(point)) not in ("Cn", "Cs") for point in range(_TABLE_SIZE)]
-            self._known = np.array([*known, False])
+            categories = "".join(map(unicodedata.category, map(chr, range(_TABLE_SIZE)))).encode()
+            of_each = np.frombuffer(categories, "S2")
+            self._known = np.append((of_each != b"Cn") & (of_each != b"Cs"), False)
         points = np.frombuffer(text.decode().encode("utf-32-le"), np.uint32)
         return bool(self._known[np.minimum(points, _TABLE_SIZE)].all())
 
