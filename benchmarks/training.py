@@ -1,4 +1,5 @@
-"""Goes in: nothing. Comes out: benchmarks/results/training.json: how fast we train, and how fast the others do.
+"""Goes in: nothing. Comes out: how fast we train, and how fast the others do: benchmarks/results/training-bfloat16.json
+where the processor multiplies bfloat16, training.json in float32.
 
 Each contender trains in a process of its own (so that its peak memory is its own), all on the same machine, in several
 rounds of which the medians are kept: in turn, or on a machine with many cores several at once, each on cores of its
@@ -7,7 +8,7 @@ the share of the peak is the model's arithmetic (model.hardware.flops_per_token)
 machine, measured in the same process just before.
 
     python benchmarks/training.py --rounds 3 --threads 1
-    python benchmarks/training.py --rounds 3 --threads 1 --at-once 6
+    python benchmarks/training.py --rounds 3 --threads 1 --at-once 6 --precision float32
 """
 
 from __future__ import annotations
@@ -104,12 +105,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=1, help="contenders that run side by side (Linux)")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), help="left out: the faster one here")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(*json.loads(arguments.one))))
         return
-    fast = fast_precision()
+    fast = arguments.precision or fast_precision()
+    file = RESULTS / ("training.json" if fast == "float32" else f"training-{fast}.json")
     contenders: list[tuple[str, str, bool, str]] = [
         (name, fast, compiled, "adamw")
         for name in ("homegrown", "nanogpt", "transformers", "litgpt")
@@ -140,8 +143,8 @@ def main() -> None:
             "shapes": {shape: summary(by_label) for shape, by_label in found.items()},
         }
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(RESULTS / "training.json")
+        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(file)
 
 
 def free_lanes(n_lanes: int, threads: int) -> SimpleQueue[list[int]]:
