@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable
-from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from struct import pack
 from typing import Literal
@@ -89,15 +89,12 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         from pipeline.tokenizer_json import read_tokenizer_json
 
         return read_tokenizer_json(path)[0]
-    lines = _lines(path)
-    with suppress(ValueError, binascii.Error):  # all at once, which is twice as fast, or line by line to say which
-        rows = (line.split() for line in lines)
-        ranks = {binascii.a2b_base64(token, strict_mode=True): int(rank) for token, rank in rows}
-        if [*ranks.values()] == [*range(len(lines))]:
-            _require_every_byte(ranks, path)
-            return ranks
-    ranks = {}
-    for number, line in enumerate(lines, start=1):
+    content = _content(path)
+    if (known := _ranks_at_once(content)) is not None:
+        _require_every_byte(known, path)
+        return dict(known)
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
             token, rank = line.split()
             ranks[binascii.a2b_base64(token, strict_mode=True)] = int(rank)
@@ -107,6 +104,18 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             raise ConfigurationError(f"{path}, line {number}: ranks must count 0, 1, 2, … and no token stand twice")
     _require_every_byte(ranks, path)
     return ranks
+
+
+@lru_cache(maxsize=1)
+def _ranks_at_once(content: bytes) -> dict[bytes, int] | None:
+    """The ranks of a file that is as it should be, at half the cost; a stage reads what it has just written."""
+    lines = content.splitlines()
+    try:
+        rows = (line.split() for line in lines)
+        ranks = {binascii.a2b_base64(token, strict_mode=True): int(rank) for token, rank in rows}
+    except (ValueError, binascii.Error):
+        return None
+    return ranks if [*ranks.values()] == [*range(len(lines))] else None
 
 
 def pattern_of(path: Path) -> Pattern:
@@ -171,8 +180,12 @@ def byte_spellings() -> dict[int, str]:
 
 
 def _lines(path: Path) -> list[bytes]:
+    return _content(path).splitlines()
+
+
+def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes().splitlines()
+        return path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); tokenize.ranks names it") from error
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +24,7 @@ from model.hardware import (
 from model.presets import PRESETS
 
 CPU = torch.device("cpu")
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_without_the_instruction_float32_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,3 +85,29 @@ def test_the_peak_of_a_cpu_is_measured() -> None:
     """More than a calculator, less than all of today's supercomputers."""
     peak = peak_flops(CPU, torch.float32)
     assert peak is not None and 1e8 < peak < 1e18
+
+
+FREEING = """
+import sys, torch
+from model.hardware import keep_freed_memory
+
+def resident() -> int:
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmRSS")]
+    return int(line.split()[1]) // 1024
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+before = resident()
+array = torch.ones(16 << 20)
+del array
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+@pytest.mark.parametrize("way", ["keep", "give back"])
+def test_memory_of_arrays_is_kept(way: str) -> None:
+    """The 64 MB of an array that is gone stay with the process, which otherwise gives them back."""
+    command = [sys.executable, "-c", FREEING, way]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 48) == (way == "keep")
