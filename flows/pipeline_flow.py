@@ -33,7 +33,7 @@ from flows.pipeline_run import PipelineRun, prepared
 from flows.processes import birth
 from flows.project import STATE, project_root
 from flows.stage_process import StoppedError
-from flows.stage_task import current_run
+from flows.stage_task import current_run, make_up_for
 from pipeline.errors import HomegrownError, TryAgainError
 
 FLOW_NAME = "homegrown"
@@ -90,6 +90,9 @@ def drive(run: PipelineRun) -> State[Any]:
         futures = graph.submit(run)
         for future in futures.values():
             future.wait()
+        make_up_for(
+            run, {name: f"{f.state.name}: {f.state.message or 'no reason given'}" for name, f in futures.items()}
+        )
     if run.stopped_by:
         return Cancelled(message=f"stopped by {run.stopped_by.name}")
     if run.error:

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -34,18 +36,22 @@ current_run: ContextVar[PipelineRun] = ContextVar("current_run")
 @task(persist_result=False, cache_policy=NO_CACHE)
 def reproduce_stage(stage: str) -> State[Any]:
     """Bring one stage up to date."""
-    run = current_run.get()
+    return bring_up_to_date(current_run.get(), stage, get_run_logger().info, attempts_so_far())
+
+
+def bring_up_to_date(run: PipelineRun, stage: str, log: Any, attempts: int) -> State[Any]:
+    """Do what the task is for, at the so-manieth attempt: what became of the stage then stands in `run`."""
     if run.stage(stage).cached:
         run.settle(Outcome(stage, "cached"))
         return Completed(name="Cached", message="DVC: unchanged")
     begun = time.monotonic()
     try:
-        outcome = run.reproduce(stage, get_run_logger().info)
+        outcome = run.reproduce(stage, log)
     except StoppedError as error:
         run.settle(Outcome(stage, "stopped", time.monotonic() - begun, error))
         return Cancelled(message=str(error))
     except HomegrownError as error:
-        if deserves_retry(error, attempts := attempts_so_far()):
+        if deserves_retry(error, attempts):
             run.display.notice(f"{error}; trying again in {RETRY_DELAYS_SECONDS[attempts - 1]} s")
         else:
             run.settle(Outcome(stage, "failed", time.monotonic() - begun, error))
@@ -53,6 +59,17 @@ def reproduce_stage(stage: str) -> State[Any]:
     if outcome.state == "cached":
         return Completed(name="Cached", message="DVC: unchanged, or restored from its cache")
     return Completed(message=f"ran in {outcome.seconds:.1f} s")
+
+
+def make_up_for(run: PipelineRun, lost: Mapping[str, str]) -> None:
+    """Bring up to date, in the plan's order, what could have been and was not: Prefect lost its task, saying `lost`."""
+    for stage in run.plan:
+        up_to_date = {outcome.stage for outcome in run.outcomes.values() if outcome.state in ("done", "cached")}
+        if run.stopped_by or stage.name in run.outcomes or not up_to_date.issuperset(stage.upstreams):
+            continue
+        run.display.notice(f"{stage.name}: done without Prefect, which lost its task ({lost[stage.name]})")
+        with contextlib.suppress(HomegrownError):  # it stands in the stage's outcome
+            bring_up_to_date(run, stage.name, lambda _line: None, len(RETRY_DELAYS_SECONDS) + 1)
 
 
 def deserves_retry(error: object, attempts: int) -> bool:

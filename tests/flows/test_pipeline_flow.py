@@ -93,6 +93,29 @@ def test_second_run_is_cached_and_prefect_says_so(settled_project: Project) -> N
     }
 
 
+@pytest.mark.parametrize("run_before", [True, False], ids=["cached", "to do"])
+def test_what_prefect_loses_is_done_all_the_same(
+    make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, run_before: bool
+) -> None:
+    """A task that fails before it has begun, and those that wait for it: no stage is left out without a word."""
+    from flows.stage_task import reproduce_stage
+
+    whole = reproduce_stage.fn
+
+    def losing(stage: str) -> Any:
+        if stage == "count@x":
+            raise RuntimeError("database is locked")
+        return whole(stage)
+
+    monkeypatch.setattr(reproduce_stage, "fn", losing)
+    done = make_project(run_before=run_before).homegrown("run", "--json")
+    found = states(json.loads(done.stdout))
+    assert found == {**dict.fromkeys(STAGES, "cached" if run_before else "done"), "publish": "done"}
+    assert "count@x: done without Prefect" in done.stderr and "database is locked" in done.stderr
+    assert "publish: done without Prefect" in done.stderr
+    assert done.returncode == 0
+
+
 def test_changed_input_reruns_exactly_its_descendants(settled_project: Project) -> None:
     """What reads a changed file runs again, and what reads that; the rest stays as it is."""
     settled_project.write(
