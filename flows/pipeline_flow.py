@@ -90,15 +90,21 @@ def drive(run: PipelineRun) -> State[Any]:
         futures = graph.submit(run)
         for future in futures.values():
             future.wait()
-        make_up_for(
-            run, {name: f"{f.state.name}: {f.state.message or 'no reason given'}" for name, f in futures.items()}
-        )
+        make_up_for(run, {name: _said_of(future) for name, future in futures.items() if name not in run.outcomes})
     if run.stopped_by:
         return Cancelled(message=f"stopped by {run.stopped_by.name}")
     if run.error:
         return Failed(message=f"{run.error} (exit code {run.error.exit_code})")
     count = sum(outcome.state == "cached" for outcome in run.outcomes.values())
     return Completed(message=f"{len(run.plan) - count} stages run, {count} cached")
+
+
+def _said_of(future: Any) -> str:
+    """The state of a task that came to nothing; whoever lost it need not know."""
+    try:
+        return str(future.state)
+    except Exception as error:
+        return type(error).__name__
 
 
 def run_as_flow(run: PipelineRun, targets: list[str], force: list[str]) -> None:

@@ -41,7 +41,14 @@ def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask_TS: Tensor | Non
         # The G heads that share a key stand below one another as G·T queries, so no key is ever copied.
         q_BKGTC = (q_BHTC * C**-0.5).reshape(B, K, H // K * T, C)
         scores = (q_BKGTC @ k_BKSC.transpose(-2, -1)).view(B, K, H // K, T, S)
-        weights = (scores + (mask_TS if mask_TS.dim() == 2 else mask_TS[:, None])).softmax(-1)
+        mask = mask_TS if mask_TS.dim() == 2 else mask_TS[:, None]
+        if scores.requires_grad:  # a view that is written to takes two more copies in the backward pass
+            weights = (scores + mask).softmax(-1)
+        else:
+            # In place: a second and third array of this size take two to four times as long as the arithmetic (10 rows,
+            # 8 heads, 50 queries, 320 keys: 4.4 ms for 19.7, one Zen 3 core).
+            scores += mask
+            weights = torch.softmax(scores, -1, out=scores)
         weights = F.dropout(weights, dropout)
         return (weights.view(B, K, H // K * T, S) @ v_BKSC).view(B, H, T, C)
     causal = mask_TS is None
@@ -100,9 +107,9 @@ class _Blockwise(torch.autograd.Function):
                 C**-0.5,
                 out=grad_q_NGTC[:, :, first:last],
             )
-            kept_back = 0.0 if last == T else 1.0
-            grad_v_NTC[:, :last].baddbmm_(weights_NQP.transpose(1, 2), grad_y_NQC, beta=kept_back)
-            grad_k_NTC[:, :last].baddbmm_(grad_NQP.transpose(1, 2), q_NQC, beta=kept_back)
+            before = 0.0 if last == T else 1.0  # what is there already is nothing, or the later blocks' sum
+            grad_v_NTC[:, :last].baddbmm_(weights_NQP.transpose(1, 2), grad_y_NQC, beta=before)
+            grad_k_NTC[:, :last].baddbmm_(grad_NQP.transpose(1, 2), q_NQC, beta=before)
         shape = (B, N // B, T, C)
         return grad_q_NGTC.view(B, H, T, C), grad_k_NTC.view(shape), grad_v_NTC.view(shape), None, None
 
