@@ -100,7 +100,7 @@ def drive(run: PipelineRun) -> State[Any]:
 
 
 def _said_of(future: Any) -> str:
-    """The state of a task that came to nothing; whoever lost it need not know."""
+    """The state of a task, or why it cannot be had: Prefect's server may be what was lost."""
     try:
         return str(future.state)
     except Exception as error:

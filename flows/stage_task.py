@@ -40,7 +40,7 @@ def reproduce_stage(stage: str) -> State[Any]:
 
 
 def bring_up_to_date(run: PipelineRun, stage: str, log: Any, attempts: int) -> State[Any]:
-    """Do what the task is for, at the so-manieth attempt: what became of the stage then stands in `run`."""
+    """Do what the task is for; what became of the stage then stands in `run`. The first of its attempts is 1."""
     if run.stage(stage).cached:
         run.settle(Outcome(stage, "cached"))
         return Completed(name="Cached", message="DVC: unchanged")

@@ -73,7 +73,7 @@ def keep_freed_memory() -> None:
     """Have glibc keep what torch frees on a CPU, for the next step wants it again; elsewhere nothing is done.
 
     Left alone it gives arrays back to the system and has them paged in anew. A step took 78 ms instead of 96 so (the
-    default model, bfloat16), 520 instead of 598 (6 × 384, 32,768 words), with the same peak memory (one Zen 5 core).
+    default model, bfloat16), 520 instead of 598 (6 × 384, 32,768 words); peak memory was the same to 2 % (Zen 5).
     """
     if sys.platform != "linux":
         return

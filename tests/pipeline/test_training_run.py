@@ -42,6 +42,16 @@ def stop_after(project: Any, step: int) -> None:
     project.report.on_progress = lambda done: os.kill(os.getpid(), signal.SIGTERM) if done == step else None
 
 
+def begin(project: Any) -> None:
+    """Train from nothing, and stop after the third step."""
+    shutil.rmtree(project.path("scratch"))
+    project.report = type(project.report)()
+    stop_after(project, 3)
+    with pytest.raises(TryAgainError):
+        project.run("pretrain")
+    project.report = type(project.report)()
+
+
 def steps_into(project: Any, steps: list[int]) -> None:
     """Collect the steps that the next run takes."""
     project.report = type(project.report)()
@@ -93,12 +103,7 @@ def test_the_running_mean_is_what_is_kept(made: Any) -> None:
 
 def test_going_on_with_other_threads_is_refused_or_recorded(made: Any) -> None:
     """Two threads do not go on where one stopped (77), unless params allow it; then the artefact says what changed."""
-    shutil.rmtree(made.path("scratch"))
-    made.report = type(made.report)()
-    stop_after(made, 3)
-    with pytest.raises(TryAgainError):
-        made.run("pretrain")
-    made.report = type(made.report)()
+    begin(made)
     made.compute = replace(made.compute, threads=2)
     with pytest.raises(IntegrityError, match=r"threads was 1, is 2.*compute\.allow_changed_resume") as refused:
         made.run("pretrain")
@@ -138,12 +143,7 @@ def test_what_other_code_finished_is_trained_anew(
 
 def test_what_other_code_began_is_not_gone_on_with(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused (77) and kept, until its own code is back."""
-    shutil.rmtree(made.path("scratch"))
-    made.report = type(made.report)()
-    stop_after(made, 3)
-    with pytest.raises(TryAgainError):
-        made.run("pretrain")
-    made.report = type(made.report)()
+    begin(made)
     with monkeypatch.context() as patch:
         edited(patch)
         with pytest.raises(IntegrityError, match=r"code was .*put that back"):
