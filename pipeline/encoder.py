@@ -22,8 +22,9 @@ from pipeline.encodings import END_OF_TEXT, Pattern
 
 _GIGATOKEN_NAMES: dict[Pattern, str] = {"gpt2": "gpt2", "cl100k": "gpt4", "o200k": "o200k"}
 # gigatoken 0.10 remembers every piece of text that it has met, without end. Beginning anew after so much text bounds
-# that (about 100 MB for 160 MB of text with a made-up word in ten); reading GPT-2's ranks again takes 0.06 s.
-RENEW_AFTER_BYTES = 64_000_000
+# that: to 180 MB where every tenth word is a new one, to a few MB in prose. Each beginning costs 0.06 to 0.1 s, for
+# GPT-2's ranks and the common words.
+RENEW_AFTER_BYTES = 128_000_000
 # Beyond this lie rare ideographs and emptiness; texts with them go to the reference, and the table stays small.
 _TABLE_SIZE = 0x20000
 

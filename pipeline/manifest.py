@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.errors import DataError, IntegrityError, machine_errors
 
 MANIFEST = "manifest.json"
 _TEMPORARY, _REPLACED = ".partial-", "replaced-"
+_FILES_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,15 @@ def commit(
         try:
             draft = Draft(partial, {})
             yield draft
-            files = {}
-            for file in sorted(p for p in partial.rglob("*") if p.is_file()):
-                _flush(file)
-                files[file.relative_to(partial).as_posix()] = FileEntry(sha256_file(file), file.stat().st_size)
+            paths = sorted(p for p in partial.rglob("*") if p.is_file())
+            with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # the disk takes one file while another is hashed
+                entries = list(pool.map(_durable, paths))
             manifest = Manifest(
                 kind=kind,
                 params=asdict(params) if is_dataclass(params) and not isinstance(params, type) else dict(params or {}),
                 inputs={name: i if isinstance(i, str) else read(i).digest for name, i in (inputs or {}).items()},
                 facts=draft.facts,
-                files=files,
+                files={p.relative_to(partial).as_posix(): entry for p, entry in zip(paths, entries, strict=True)},
             )
             # The manifest is written last, so its presence means that the set of files is complete.
             (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -163,6 +164,12 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _durable(file: Path) -> FileEntry:
+    """What a manifest says of a file, which is on the disk when this returns."""
+    _flush(file)
+    return FileEntry(sha256_file(file), file.stat().st_size)
 
 
 def _flush(path: Path) -> None:
