@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flows import servers
-from flows.pipeline_run import run_lock
+from flows.preparation import run_lock
 from pipeline import versioning
 from pipeline.errors import DependencyError, HomegrownError, TryAgainError
 

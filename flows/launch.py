@@ -10,7 +10,8 @@ from pathlib import Path
 
 from flows import display as displays
 from flows import servers, summary
-from flows.pipeline_run import PipelineRun, prepared
+from flows.pipeline_run import PipelineRun
+from flows.preparation import prepared
 from pipeline.errors import HomegrownError
 
 

@@ -29,7 +29,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import graph
 from flows.display import PlainDisplay
-from flows.pipeline_run import PipelineRun, prepared
+from flows.pipeline_run import PipelineRun
+from flows.preparation import prepared
 from flows.processes import birth
 from flows.project import STATE, project_root
 from flows.stage_process import StoppedError

@@ -18,7 +18,7 @@ import pytest
 
 from flows import servers
 from flows.display import PlainDisplay
-from flows.pipeline_run import prepared
+from flows.preparation import prepared
 from pipeline.versioning import repair, survey
 from tests.flows.conftest import DVC_YAML, Project, environment
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from flows import schedule
-from flows.pipeline_run import run_lock
+from flows.preparation import run_lock
 from tests.flows.conftest import Project
 
 pytestmark = pytest.mark.xdist_group("prefect")
