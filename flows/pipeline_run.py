@@ -58,11 +58,11 @@ class PipelineRun:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     stopped_by: signal.Signals | None = None
     _processes: dict[str, StageProcess] = field(default_factory=dict)
-    _early: dict[str, StageProcess] = field(default_factory=dict)
+    """Those at work, or ended with nobody having heard how."""
+    _early: set[str] = field(default_factory=set)
+    """Those of them that wait to be taken over."""
     _taken_over: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _turn: threading.Condition = field(default_factory=threading.Condition)
-    _working: set[str] = field(default_factory=set)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def stage(self, name: str) -> versioning.Stage:
         """The plan's entry of that name."""
@@ -82,10 +82,11 @@ class PipelineRun:
         for stage in self.plan:
             if stage.cached or not up_to_date.issuperset(stage.upstreams):
                 continue
-            with self._lock:
+            with self._changed:
                 if self._taken_over or self.stopped_by:
                     return
-                process = self._early[stage.name] = self._launch(stage.name)
+                process = self._launch(stage.name)
+                self._early.add(stage.name)
             if process.wait():
                 return
             up_to_date.add(stage.name)
@@ -95,16 +96,35 @@ class PipelineRun:
 
         As many do so at once as the processor has parts to give; further ones wait here for one to end.
         """
-        with self._turn:
+        with self._changed:
+            self._taken_over = True
             while not self._has_its_turn(name):
-                self._turn.wait(0.5)  # a signal that stops the run notifies nobody
-            self._working.add(name)
+                self._changed.wait(0.5)  # a signal that stops the run notifies nobody
+            if name in self._early:
+                self._early.remove(name)
+                process = self._processes[name]
+            elif self.stopped_by:
+                raise StoppedError(f"{name}: not started", saved=False)
+            else:
+                process = self._launch(name)
         try:
-            return self._reproduce(name, log)
+            self.display.started(name)
+            for event in process.events():
+                if isinstance(event, dict):
+                    self.display.progress(name, event)
+                elif event.strip():
+                    self.display.line(name, event)
+                    log(event)
+            ending = process.end()
+            if ending.error:
+                raise ending.error
+            outcome = Outcome(name, "done" if ending.ran else "cached", process.seconds)
+            self.settle(outcome)
+            return outcome
         finally:
-            with self._turn:
-                self._working.discard(name)
-                self._turn.notify_all()
+            with self._changed:
+                del self._processes[name]
+                self._changed.notify_all()
 
     def _has_its_turn(self, name: str) -> bool:
         """Whether a stage may begin: of those that could, the first in the plan do, whichever thread came first.
@@ -113,51 +133,27 @@ class PipelineRun:
         """
         if self.stopped_by:
             return True
-        outcomes = list(self.outcomes.values())
-        up_to_date = {outcome.stage for outcome in outcomes if outcome.state in ("done", "cached")}
-        at_work = self._working | self._early.keys()
-        begun = {outcome.stage for outcome in outcomes} | at_work
+        up_to_date = {stage for stage, outcome in self.outcomes.items() if outcome.state in ("done", "cached")}
+        begun = self.outcomes.keys() | self._processes.keys()
         able = [s.name for s in self.plan if s.name not in begun and up_to_date.issuperset(s.upstreams)]
-        free = HALVES - len(at_work)
+        free = HALVES - len(self._processes)
         return name in self._early or (free > 0 and name not in able[free:])
-
-    def _reproduce(self, name: str, log: Any) -> Outcome:
-        with self._lock:
-            self._taken_over = True
-            process = self._early.pop(name, None)
-            if process is None and self.stopped_by:
-                raise StoppedError(f"{name}: not started", saved=False)
-            process = process or self._launch(name)
-        self.display.started(name)
-        for event in process.events():
-            if isinstance(event, dict):
-                self.display.progress(name, event)
-            elif event.strip():
-                self.display.line(name, event)
-                log(event)
-        ending = process.end()
-        with self._lock:
-            self._processes.pop(name, None)
-        if ending.error:
-            raise ending.error
-        outcome = Outcome(name, "done" if ending.ran else "cached", process.seconds)
-        self.settle(outcome)
-        return outcome
 
     def settle(self, outcome: Outcome) -> None:
         """Note what became of a stage, here, on the screen and in the tracked run."""
-        with self._turn:
+        with self._changed:
             self.outcomes[outcome.stage] = outcome
-            self._turn.notify_all()
+            self._changed.notify_all()
         self.display.ended(outcome.stage, outcome.state, outcome.seconds, str(outcome.error or ""))
         if outcome.state == "cached":
             self.tracking.cached(outcome.stage)
 
     def finish(self) -> None:
         """End what is still at work, mark what never began, and put dvc.lock in order."""
-        with self._lock:
+        with self._changed:
             self._taken_over = True
-        for name, process in self._early.items():
+        for name in self._early:
+            process = self._processes[name]
             if process.running:
                 process.stop()
             elif not (ending := process.end()).error:

@@ -235,6 +235,7 @@ def test_second_run_is_refused_and_a_dead_holder_s_lock_is_free(
     first = project.start("run", "upper")
     stage = psutil.Process(int(project.wait_for("pid.upper").read_text()))
     left = project.wait_for_flow_run("Running")
+    project.wait_for(f".homegrown/flow_runs/{left['id']}.json")  # a run that is not claimed yet may belong to anybody
     refused = project.homegrown("run")
     assert refused.returncode == 75
     assert refused.stderr.startswith(f"homegrown: another run is at work in this folder (pid {first.pid}, since ")
@@ -274,7 +275,7 @@ def test_stages_go_ahead_one_after_another_until_prefect_is_up(make_project: Cal
     project.behave("count@y", exit=65, message="count@y: no good")
     with contextlib.chdir(project.root), prepared(Path.cwd(), [], [], PlainDisplay()) as run:
         project.wait_for("pid.count@y")
-        assert run._early["count@y"].wait() != 0
+        assert run._processes["count@y"].wait() != 0
     done = {"read", "upper", "count@x"}
     assert set(project.ran()) - {"count@y"} == done
     states = {name: outcome.state for name, outcome in run.outcomes.items()}
