@@ -76,7 +76,8 @@ class Examination:
             left = [place for place, verdict in enumerate(verdicts) if verdict.reason is None]
             judgements = self._judge.judge([verdicts[place].text for place in left])
             for place, said in zip(left, judgements, strict=True):
-                verdicts[place] = replace(verdicts[place], reason=said.reason, bands=said.bands)
+                alone = verdicts[place]
+                verdicts[place] = Verdict(alone.record, alone.cleaned, alone.text, said.reason, said.bands)
         for verdict in verdicts:
             tally = self.tallies[self.source_of(verdict.record)]
             tally.enters(self.learned(verdict.record))
@@ -144,7 +145,8 @@ class Examination:
         learned = "\0".join(texts.values())
         if reason is None and self._params.drop_duplicates:
             reason = self._duplicates.reason_to_drop(learned, record.id)
-        return Verdict(record, replace(record, **texts), learned, reason)
+        unchanged = all(getattr(record, name) == text for name, text in texts.items())
+        return Verdict(record, record if unchanged else replace(record, **texts), learned, reason)
 
     def _changed(self, rule: str, record: Any, before: str, after: str, tally: Tally) -> str:
         """The text after a rule, counted if it differs; the first few of each rule are kept to look at."""
@@ -159,9 +161,11 @@ def in_batches(records: Iterator[Any], characters: int = 1 << 19, count: int = 4
     """Records in lists of about so many characters, and at most so many records; a long one may stand alone."""
     batch: list[Any] = []
     size = 0
+    names: tuple[str, ...] = ()
     for record in records:
+        names = names or tuple(field.name for field in fields(record))
         batch.append(record)
-        size += sum(len(getattr(record, field.name)) for field in fields(record))
+        size += sum([len(getattr(record, name)) for name in names])
         if size >= characters or len(batch) >= count:
             yield batch
             batch, size = [], 0
