@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from model.config_checks import check_names, complete
 from model.cross_entropy import IGNORE, linear_cross_entropy
+from model.dropout import dropout
 from model.key_value_cache import KeyValueCache
 from model.outline import without_numbers
 from model.rotary import rotary_table, rotate
@@ -185,8 +186,8 @@ class Block(nn.Module):
         self, x_BTD: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KeyValueCache | None
     ) -> Tensor:
         attended = self.attention(self.attention_norm(x_BTD), rope, mask, cache)
-        x_BTD = x_BTD + F.dropout(attended, self.dropout, self.training)
-        return x_BTD + F.dropout(self.mlp(self.mlp_norm(x_BTD)), self.dropout, self.training)
+        x_BTD = x_BTD + dropout(attended, self.dropout, self.training)
+        return x_BTD + dropout(self.mlp(self.mlp_norm(x_BTD)), self.dropout, self.training)
 
 
 class GPT(nn.Module):
@@ -263,7 +264,7 @@ class GPT(nn.Module):
         else:
             cos, sin = self.cos_TC[positions], self.sin_TC[positions]
             rope = (cos, sin) if positions.dim() == 1 else (cos[:, None], sin[:, None])
-        x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
+        x_BTD = dropout(x_BTD, self.config.dropout, self.training)
         room = T if cache is None else cache.reserve(past + T)
         mask = attention_mask(T, past, room if past else T, padding_B, documents_BT, x_BTD)
         for block in self.blocks:

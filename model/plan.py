@@ -122,12 +122,14 @@ def training_memory(
     normed = 8 if config.norm == "rmsnorm" else 4
     inner = 4 if config.mlp == "swiglu" else 2
     rotated = H + K if config.positions == "rope" else H
-    kept = normed * D + (H + 2 * K) + rotated + H + inner * F
+    dropped = 2 * D if config.dropout else 0  # by how much each element of what a block adds was multiplied
+    kept = normed * D + (H + 2 * K) + rotated + H + inner * F + dropped
     queries = min(T, QUERIES_AT_ONCE[bfloat16])
     scores = config.n_heads * (T + queries) // 2 if keeps_attention else 0  # nobody meets keys behind its block
-    block = M * (kept + scores) * size
+    staying = 1 if config.dropout else 0  # a byte for each score
+    block = M * (kept * size + scores * (size + staying))
     # While one block goes backward, the gradients of its largest pieces exist beside them.
-    passing = M * max(config.n_heads * queries if keeps_attention else 0, 3 * F + 2 * D) * size
+    passing = M * max(config.n_heads * queries * (1 + staying) if keeps_attention else 0, 3 * F + 2 * D) * size
     head = parts.head or parts.token_embedding
     # One chunk, in float32; in bfloat16 also as it comes from its product, and as it goes into the next.
     chunk = max(LOGITS_PER_CHUNK if on_cpu else LOGITS_PER_GPU_CHUNK, FEWEST_ROWS * config.vocab_size)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.dropout import staying
+
 BLOCKWISE_LIMIT = 1024
 """Up to this many keys, on a CPU, matrix products of some queries at a time beat torch's fused attention. Forward and
 backward, one Zen 5 core, torch 2.13: 12 rows, 6 heads of 64, 256 tokens in bfloat16 14.8 ms against 49.6, in float32
@@ -30,12 +32,12 @@ def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask_TS: Tensor | Non
     """Softmax attention; `mask_TS` (or B1TS) is added to the scores, None means plain causal. Returns (B, H, T, C)."""
     B, H, T, C = q_BHTC.shape
     K, S = k_BKSC.shape[1:3]
-    if q_BHTC.is_cpu and S == T <= BLOCKWISE_LIMIT and not dropout:
+    if q_BHTC.is_cpu and S == T <= BLOCKWISE_LIMIT:
         mask = None if mask_TS is None else mask_TS.expand(B, 1, T, T)
         if torch.compiler.is_compiling():
-            return _blockwise_for_compiler(q_BHTC, k_BKSC, v_BKSC, mask)
+            return _blockwise_for_compiler(q_BHTC, k_BKSC, v_BKSC, mask, dropout)
         wanted = torch.is_grad_enabled() and any(each.requires_grad for each in (q_BHTC, k_BKSC, v_BKSC))
-        y_BHTC: Tensor = _Blockwise.apply(q_BHTC, k_BKSC, v_BKSC, mask, wanted)  # type: ignore[no-untyped-call]
+        y_BHTC: Tensor = _Blockwise.apply(q_BHTC, k_BKSC, v_BKSC, mask, dropout, wanted)  # type: ignore[no-untyped-call]
         return y_BHTC
     if q_BHTC.is_cpu and mask_TS is not None and (T == 1 or S <= CACHED_LIMIT):
         # The G heads that share a key stand below one another as G·T queries, so no key is ever copied.
@@ -63,13 +65,15 @@ class _Blockwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, mask: Tensor | None, wanted: bool) -> Tensor:
+    def forward(
+        ctx: Any, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, mask: Tensor | None, dropout: float, wanted: bool
+    ) -> Tensor:
         B, H, T, C = q_BHTC.shape
         K, G = k_BKTC.shape[1], H // k_BKTC.shape[1]
         q_NGTC = torch.mul(q_BHTC, C**-0.5, out=q_BHTC.new_empty(q_BHTC.shape)).view(B * K, G, T, C)
         k_NTC, v_NTC = k_BKTC.reshape(B * K, T, C), v_BKTC.reshape(B * K, T, C)
         y_BTHC = q_BHTC.new_empty(B, T, H, C)
-        kept = []
+        kept: list[Tensor | None] = []
         for first, last in _blocks(T, q_BHTC.dtype):
             q_NQC = q_NGTC[:, :, first:last].reshape(B * K, -1, C)
             scores_NQP = torch.bmm(q_NQC, k_NTC[:, :last].transpose(1, 2))
@@ -79,12 +83,16 @@ class _Blockwise(torch.autograd.Function):
             else:
                 scores += mask[:, :, None, first:last, :last]
             weights_NQP = torch.softmax(scores_NQP, -1, out=scores_NQP)
-            y_NQC = torch.bmm(weights_NQP, v_NTC[:, :last])
+            staying_NQP = staying(weights_NQP.shape, dropout) if dropout else None
+            y_NQC = torch.bmm(_mixing(weights_NQP, staying_NQP), v_NTC[:, :last])
             y_BTHC[:, first:last] = y_NQC.view(B, H, last - first, C).transpose(1, 2)
             if wanted:
-                kept.append(weights_NQP)
+                kept += [weights_NQP, staying_NQP]
         if wanted:
             ctx.save_for_backward(q_NGTC, k_NTC, v_NTC, *kept)
+        if dropout:
+            y_BTHC /= 1 - dropout
+        ctx.dropout = dropout
         return y_BTHC.transpose(1, 2)
 
     @staticmethod
@@ -92,13 +100,17 @@ class _Blockwise(torch.autograd.Function):
         (grad_y_BHTC,) = gradients
         q_NGTC, k_NTC, v_NTC, *kept = ctx.saved_tensors
         (N, G, T, C), (B, H) = q_NGTC.shape, grad_y_BHTC.shape[:2]
+        if ctx.dropout:
+            grad_y_BHTC = grad_y_BHTC / (1 - ctx.dropout)
         grad_y_NGTC = grad_y_BHTC.reshape(N, G, T, C)
         grad_q_NGTC, grad_k_NTC, grad_v_NTC = (torch.empty_like(each) for each in (q_NGTC, k_NTC, v_NTC))
         blocks = [*_blocks(T, q_NGTC.dtype)]
         # The last block is the one that sees all keys: it fills the sums to which the others add.
-        for (first, last), weights_NQP in zip(reversed(blocks), reversed(kept), strict=True):
+        for (first, last), weights_NQP, staying_NQP in reversed([*zip(blocks, kept[::2], kept[1::2], strict=True)]):
             q_NQC, grad_y_NQC = (each[:, :, first:last].reshape(N, -1, C) for each in (q_NGTC, grad_y_NGTC))
             grad_NQP = torch.bmm(grad_y_NQC, v_NTC[:, :last].transpose(1, 2))
+            if staying_NQP is not None:
+                grad_NQP *= staying_NQP
             grad_NQP = torch.ops.aten._softmax_backward_data(
                 grad_NQP, weights_NQP, -1, grad_NQP.dtype, grad_input=grad_NQP
             )
@@ -108,13 +120,21 @@ class _Blockwise(torch.autograd.Function):
                 out=grad_q_NGTC[:, :, first:last],
             )
             before = 0.0 if last == T else 1.0  # what is there already is nothing, or the later blocks' sum
-            grad_v_NTC[:, :last].baddbmm_(weights_NQP.transpose(1, 2), grad_y_NQC, beta=before)
+            mixing_NQP = _mixing(weights_NQP, staying_NQP)
+            grad_v_NTC[:, :last].baddbmm_(mixing_NQP.transpose(1, 2), grad_y_NQC, beta=before)
             grad_k_NTC[:, :last].baddbmm_(grad_NQP.transpose(1, 2), q_NQC, beta=before)
         shape = (B, N // B, T, C)
-        return grad_q_NGTC.view(B, H, T, C), grad_k_NTC.view(shape), grad_v_NTC.view(shape), None, None
+        return grad_q_NGTC.view(B, H, T, C), grad_k_NTC.view(shape), grad_v_NTC.view(shape), None, None, None
 
 
-def _blockwise_for_compiler(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, mask: Tensor | None) -> Tensor:
+def _mixing(weights: Tensor, staying: Tensor | None) -> Tensor:
+    """What is left of the weights after dropout; without it, they themselves."""
+    return weights if staying is None else weights * staying
+
+
+def _blockwise_for_compiler(
+    q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:
     """The same without a word about memory, which a compiler sees to itself."""
     B, H, T, C = q_BHTC.shape
     K, G = k_BKTC.shape[1], H // k_BKTC.shape[1]
@@ -126,7 +146,7 @@ def _blockwise_for_compiler(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, mask
         unseen = (
             F.pad(_triangle(last - first, scores), (first, 0)) if mask is None else mask[:, :, None, first:last, :last]
         )
-        weights = (scores + unseen).softmax(-1)
+        weights = F.dropout((scores + unseen).softmax(-1), dropout)
         blocks.append((weights.view(B, K, -1, last) @ v_BKTC[:, :, :last]).view(B, H, last - first, C))
     return torch.cat(blocks, 2)
 

@@ -333,7 +333,7 @@ def _compile_if_it_pays(state: TrainingState, micro_batches: list[Batch]) -> Non
         return
     tokens_per_step = sum(batch.ids_BT.numel() for batch in micro_batches)
     flops = flops_per_token(state.model.config) * tokens_per_step * state.config.steps
-    if choose_compile(state.config.compile, state.device, flops):
+    if choose_compile(state.config.compile, state.device, flops, state.model.config.dropout > 0):
         if state.world.sharded:
             state.fast_model.compile()
         else:  # with the loss, whose many passes over the logits become two

@@ -67,6 +67,7 @@ def test_only_a_long_run_with_a_compiler_is_compiled(monkeypatch: pytest.MonkeyP
     default = flops_per_token(PRESETS["default"]) * 360 * 2048
     assert not choose_compile("auto", CPU, default)
     assert choose_compile("auto", CPU, COMPILE_FROM_FLOPS)
+    assert not choose_compile("auto", CPU, COMPILE_FROM_FLOPS, dropout=True)
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
     assert not choose_compile("auto", CPU, COMPILE_FROM_FLOPS)
     assert choose_compile(True, CPU, 0.0) and not choose_compile(False, CPU, 1e30)

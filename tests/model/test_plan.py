@@ -74,6 +74,7 @@ def test_operations_for_a_token_are_those_of_the_papers() -> None:
         ({"vocab_size": 4096, "context_length": 256, **WIDE, "tied_head": False}, 2, "bfloat16", "muon"),
         ({"vocab_size": 4096, "context_length": 256, **WIDE, **GPT2}, 8, "float32", "adamw"),
         ({"vocab_size": 50_257, "context_length": 128, **WIDE}, 2, "float32", "adamw"),
+        ({"vocab_size": 512, "context_length": 512, **WIDE, "dropout": 0.1}, 4, "float32", "adamw"),
     ],
 )
 def test_memory_is_what_training_takes(values: Any, batch_size: int, precision: Any, optimizer: str) -> None:
