@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -53,8 +54,17 @@ def the_verdict(folder: Path) -> dict[str, Any]:
 
     torch.manual_seed(123)
     model = GPT(preset("seed-124m", context_length=256, dropout=0.1))
+    for module in model.modules():  # the lesson begins with what torch gives a layer, we with smaller weights
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.reset_parameters()
     config = TrainingConfig(
-        steps=10 * per_epoch, optimizer="adamw", learning_rate=4e-4, beta2=0.999, final_lr_fraction=1.0, seed=123
+        steps=10 * per_epoch,
+        optimizer="adamw",
+        learning_rate=4e-4,
+        beta2=0.999,
+        final_lr_fraction=1.0,
+        clip_norm=0.0,
+        seed=123,
     )
 
     def look() -> dict[str, Any]:
