@@ -29,7 +29,7 @@ _LLAMA32: dict[str, Any] = {
 
 PRESETS: dict[str, GPTConfig] = {
     # The small CPU run: Llama shape, so that everything made from it loads everywhere.
-    "default": GPTConfig(vocab_size=4096, context_length=256, n_layers=4, n_heads=2, d_model=128, tied_head=False),
+    "default": GPTConfig(vocab_size=4096, context_length=256, n_layers=3, n_heads=4, d_model=128, tied_head=False),
     # The tutorial's 124M: no bias on query, key and value, head not tied: 163,009,536 parameters.
     "seed-124m": GPTConfig(n_layers=12, n_heads=12, d_model=768, tied_head=False, **_GPT2),
     # The four published GPT-2 sizes (the 345/762/1542M that are printed in places are miscounted).
