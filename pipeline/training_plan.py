@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from model.training import TrainingConfig
 
 PACES = STATE / "paces.json"
-UTILISATION = {"cpu float32": 0.5, "cpu": 0.3, "cuda": 0.3, "mps": 0.2}
-"""Share of the matrix rate that training reaches, where no run of the same shape has been timed. On two cores of an AMD
-EPYC without bfloat16 products the default run reached 0.30 to 0.60, as busy as the machine was, larger models 0.58 to
-0.78 (benchmarks/results/training.json); the others are guesses. Faster products leave more of the time to the rest."""
+UTILISATION = {"cpu float32": 0.5, "cpu": 0.5, "cuda": 0.45, "mps": 0.2}
+"""Share of the matrix rate that training reaches, where no run of the same shape has been timed. A core of an AMD EPYC
+reached 0.52 to 0.72 in bfloat16 (Zen 5, benchmarks/results/training-bfloat16.json), two without bfloat16 products 0.30
+to 0.60 in default runs, as busy as the machine was (Zen 3); an H200 0.46 to 0.48, compiled
+(benchmarks/results/gpu_124m.json). That of mps is a guess."""
 KEPT_CHECKPOINTS = 3  # two, and one being written
 CACHED_COPIES = 2  # in the workspace and in DVC's cache
 
