@@ -57,10 +57,12 @@ def documents(folders: Sequence[Path], megabytes: float) -> list[str]:
 def ours(texts: list[str]) -> dict[str, Any]:
     """What our rules say of each text, and the CPU seconds it took."""
     sys.path.insert(0, str(ROOT))
+    from model.freed_memory import keep_freed_memory
     from pipeline.cleaning import near_duplicates, quality
     from pipeline.cleaning.words import Batch
 
     names = [name for name in quality.NAMES if not name.startswith("c4")]
+    keep_freed_memory()  # as the stage does
     quality.reasons_to_drop(Batch(["warm up"]), names)
     started = time.process_time()
     reasons: dict[int, str] = {}

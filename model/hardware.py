@@ -5,10 +5,8 @@ Every choice falls back to what always works: the CPU, float32, no compiler.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
-import sys
 import time
 from typing import Literal
 
@@ -67,21 +65,6 @@ def _cpu_multiplies_bfloat16() -> bool:
     exact = left @ right.t()
     rounded = (left.bfloat16() @ right.bfloat16().t()).float()
     return bool((rounded - exact).norm() <= 0.01 * exact.norm())
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what torch frees on a CPU, for the next step wants it again; elsewhere nothing is done.
-
-    Left alone it gives arrays back to the system and has them paged in anew. A step took 78 ms instead of 96 so (the
-    default model, bfloat16), 520 instead of 598 (6 × 384, 32,768 words); peak memory was the same to 2 % (Zen 5).
-    """
-    if sys.platform != "linux":
-        return
-    trim_threshold, map_threshold = -1, -3  # malloc.h's names for them
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(map_threshold, 1 << 30)
-        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def choose_float32_products(*, faster: bool) -> bool:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from model.batches import Batch, mixed_bits
 from model.float8 import multiply_in_float8
+from model.freed_memory import keep_freed_memory
 from model.gpt import GPT
 from model.hardware import (
     PRECISIONS,
@@ -33,7 +34,6 @@ from model.hardware import (
     choose_float32_products,
     choose_precision,
     flops_per_token,
-    keep_freed_memory,
 )
 from model.optimizer import OPTIMIZERS, Optimizer, make_optimizers
 from model.parallel import ALONE, World, forget_gathered, replicated, shard, whole

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from model.freed_memory import keep_freed_memory
 from pipeline.cleaning.contamination import EvaluationTexts
 from pipeline.cleaning.examination import Examination, in_batches, remembered_findings
 from pipeline.cleaning.groups import digest_of, write_groups
@@ -97,6 +98,7 @@ def run(
     report: Report,
 ) -> None:
     """Pass every record through the rules; each one that goes in comes out or is quarantined with a reason."""
+    keep_freed_memory()
     verify(ingested_documents)
     verify(ingested_examples)
     evaluations = _evaluation_texts(evaluation_texts) if params.drop_contaminated else None

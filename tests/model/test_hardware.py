@@ -90,7 +90,7 @@ def test_the_peak_of_a_cpu_is_measured() -> None:
 
 FREEING = """
 import sys, torch
-from model.hardware import keep_freed_memory
+from model.freed_memory import keep_freed_memory
 
 def resident() -> int:
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmRSS")]
