@@ -10,8 +10,8 @@ def keep_freed_memory() -> None:
     """Have glibc keep what torch and numpy free, for the next step wants it again; elsewhere nothing is done.
 
     Left alone it gives arrays back to the system and has them paged in anew. A step of training took 78 ms instead of
-    96 so (the default model, bfloat16), 520 instead of 598 (6 × 384, 32,768 words), the stage clean 5.9 s instead of 6.2;
-    peak memory was the same to 2 %, and 5 % in clean (Zen 5).
+    96 so (the default model, bfloat16), 520 instead of 598 (6 × 384, 32,768 words), and clean 5.9 s instead of 6.2.
+    Peak memory was the same to 2 %, and to 5 % in clean (Zen 5).
     """
     if sys.platform != "linux":
         return
