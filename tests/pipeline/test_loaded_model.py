@@ -88,8 +88,9 @@ def test_a_classifier_gives_every_label_its_share(made: Any) -> None:
 def test_a_text_ends_before_its_stop_string(made: Any) -> None:
     """Of several stop strings the first in the text counts, though it begin and end within tokens."""
     model = load(made.path("exports/base"))
-    options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 1.5, "seed": 2}
-    [free, other] = model.generate(["The cat", "A dog"], **options)
+    options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 1.5}
+    told = ((seed, model.generate(["The cat", "A dog"], seed=seed, **options)) for seed in range(100))
+    options["seed"], [free, other] = next((seed, texts) for seed, texts in told if len(texts[0]) >= 16)
     stop = free[9:13]
     assert model.generate(["The cat", "A dog"], stop=["\0never", free[14:16], stop], **options) == [
         free[: min(free.find(stop), free.find(free[14:16]))],
