@@ -26,9 +26,10 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
 def staying(shape: Sequence[int], probability: float) -> Tensor:
     """Which elements of a tensor on the CPU stay, drawn from torch's generator: the same for any number of threads.
 
-    Not for a compiler, which would let all tensors of one shape share their draws.
+    A compiler is not given it: as an operation of its own, even one marked as random, torch 2.13 had all tensors of one
+    shape share their draws.
     """
     count = prod(shape)
     numbers = torch.empty(-(-count * _BITS // 64), dtype=torch.int64).random_(-(1 << 63), None)
-    lowest_staying = round(probability * (1 << _BITS)) - (1 << _BITS - 1)
-    return numbers.view(torch.int16)[:count].view(*shape) >= lowest_staying
+    going = min(round(probability * (1 << _BITS)), (1 << _BITS) - 1)  # of as many values; one always stays
+    return numbers.view(torch.int16)[:count].view(*shape) >= going - (1 << _BITS - 1)

@@ -23,6 +23,12 @@ def test_as_many_stay_as_should(probability: float) -> None:
     assert (stays.view(-1, 4).mean(0) - (1 - probability)).abs().max() < 10 * deviation
 
 
+@pytest.mark.parametrize("probability", [1e-9, 1 - 1e-9])
+def test_nearly_never_and_nearly_always(probability: float) -> None:
+    """A probability finer than the draws is the nearest they have, short of one."""
+    assert staying([1000], probability).double().mean() == pytest.approx(1 - probability, abs=0.01)
+
+
 def test_elements_stay_or_go_by_themselves() -> None:
     """Neighbours that share a number are not alike."""
     stays = staying([1_000_000], 0.5).double().view(-1, 4)
