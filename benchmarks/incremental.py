@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +30,8 @@ DOCUMENT_BYTES = 5000
 
 # Runs one stage as `python -m pipeline` would, without a record of it, and prints what it took.
 STAGE = """\
-import importlib, json, os, sys, time
+import importlib, inspect, json, os, sys, time
+from dataclasses import replace
 from pathlib import Path
 from pipeline import manifest
 from pipeline.params import build, load
@@ -50,7 +51,8 @@ if stage == "tokenize":
     with manifest.commit(paths["validation"], "validation", inputs=inputs):
         pass
 params = build(module.Params, values, stage)
-offered = {"compute": file.compute()} if stage == "tokenize" else {}
+compute = replace(file.compute(), workers=int(sys.argv[4]))
+offered = {"compute": compute} if "compute" in inspect.signature(module.run).parameters else {}
 began, before = time.perf_counter(), os.times()
 module.run(params, **paths, **offered, report=Report())
 after = os.times()
@@ -195,12 +197,12 @@ def show(project: Path) -> None:
         path.rename(project / "texts" / path.name)
 
 
-def run_all(project: Path, ranks: str) -> dict[str, dict[str, float]]:
+def run_all(project: Path, ranks: str, stages: Iterable[str] = STAGES, workers: int = 1) -> dict[str, dict[str, float]]:
     """Run the stages in order; what each took."""
     took = {}
-    for stage in STAGES:
+    for stage in stages:
         done = subprocess.run(
-            [sys.executable, "-c", STAGE, stage, ranks, str(ROOT / "params.yaml")],
+            [sys.executable, "-c", STAGE, stage, ranks, str(ROOT / "params.yaml"), str(workers)],
             cwd=project,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             capture_output=True,

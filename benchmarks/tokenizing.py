@@ -181,7 +181,7 @@ def ours(folder: Path, source: Path, cores: int) -> Callable[[], Any]:
 
     out = tempfile.mkdtemp(dir=folder)
     params = tokenize.Params(300, str(folder / RANKS), None, 1, 0.01, 1 << 22)
-    compute = Compute("cpu", 1, 30, processes=cores)
+    compute = Compute("cpu", 1, 30, workers=cores)
     paths = {"documents": source, "validation": folder / "validation", "tokens": Path(out) / "tokens"}
     return lambda: tokenize.run(params, **paths, compute=compute, report=SilentReport())
 

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.cleaning.personal_data import mask_all
 from pipeline.cleaning.rejections import EXCERPT_CHARACTERS
 from pipeline.cleaning.tally import rule_of
-from pipeline.documents import Document, read_records
+from pipeline.documents import Document, in_batches, read_records
 from pipeline.manifest import Manifest, read
 from pipeline.quarantine import read_changes, read_rejections
 from pipeline.web_page import table, write_page
@@ -87,7 +87,6 @@ def _sum(tallies: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _measures(documents: Path) -> dict[str, tuple[list[float], float, float]]:
     """For each measure to draw, its values over the clean documents, and the range its rule keeps."""
-    from pipeline.cleaning.examination import in_batches
     from pipeline.cleaning.quality import RULES
     from pipeline.cleaning.words import Batch
 

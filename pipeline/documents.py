@@ -241,6 +241,22 @@ def records_of(batch: pa.RecordBatch, kind: type[R]) -> Iterator[R]:
     return itertools.starmap(kind, zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
+def in_batches(records: Iterable[R], characters: int = 1 << 19, count: int = 4096) -> Iterator[list[R]]:
+    """Records in lists of about so many characters, and at most so many records; a long one may stand alone."""
+    batch: list[R] = []
+    size = 0
+    names: tuple[str, ...] = ()
+    for record in records:
+        names = names or tuple(field.name for field in fields(record))
+        batch.append(record)
+        size += sum([len(getattr(record, name)) for name in names])
+        if size >= characters or len(batch) >= count:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def read_batches(path: Path, kind: type[R]) -> Iterator[pa.RecordBatch]:
     """The same as columns, in the order of the kind's fields, for who needs no objects."""
     names = [f.name for f in fields(kind)]

@@ -3,8 +3,8 @@
 This process, several, or a Ray cluster: the results and their order are the same, so what is made of them has equal
 bytes wherever it was made. At most two items per worker are under way, which bounds the memory. ray's only home.
 
-Embedded means processes and no data engine: the time goes into encoding, and Daft 0.7, which would run the same plan on
-Ray, takes Arrow tables only and holds tqdm below a version that others here need.
+Embedded means processes and no data engine: the time goes into rules and encoding, and Daft 0.7, which would run the
+same plan on Ray, takes Arrow tables only and holds tqdm below a version that others here need.
 """
 
 from __future__ import annotations
@@ -17,15 +17,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pipeline.errors import DependencyError, InputOutputError
 from pipeline.params import Compute
 
 T = TypeVar("T")
 R = TypeVar("R")
+K = TypeVar("K")
+
+_ROOT = Path(__file__).resolve().parent.parent
 
 _ITEMS_PER_WORKER = 2
 _work: Callable[[Any], Any]
@@ -36,35 +42,66 @@ def make_ready(compute: Compute, *modules: str) -> None:
 
     It is loaded once, in the fork server, and every worker is born with it.
     """
-    if compute.engine != "ray" and compute.process_count > 1:
+    if compute.engine != "ray" and compute.worker_count > 1:
         forkserver.set_forkserver_preload(["__main__", *modules])
         forkserver.ensure_running()
 
 
-def map_in_order(set_up: Callable[[], Callable[[T], R]], items: Iterable[T], compute: Compute) -> Iterator[R]:
-    """`set_up()` is called once per worker, and what it returns once per item; everything must pickle.
+@dataclass(frozen=True)
+class Workers(Generic[T, R]):
+    """Workers that are ready, made by `workers`. One may be given several streams of items, of which the results of one
+    may be the items of the next: they share the workers."""
+
+    _submit: Callable[[T], Any]
+    _result: Callable[[Any], R]
+    _most_under_way: int
+
+    def map(self, items: Iterable[T]) -> Iterator[R]:
+        """The result of each item, in order, while later ones are already being worked on."""
+        return (result for _, result in self.map_beside((None, item) for item in items) if result is not None)
+
+    def map_beside(self, items: Iterable[tuple[K, T | None]]) -> Iterator[tuple[K, R | None]]:
+        """The same for items with something that stays here; None asks for no work and gives None."""
+        under_way: deque[tuple[K, Any]] = deque()
+        for kept, item in items:
+            under_way.append((kept, None if item is None else self._submit(item)))
+            if len(under_way) == self._most_under_way:
+                yield self._next(under_way)
+        while under_way:
+            yield self._next(under_way)
+
+    def _next(self, under_way: deque[tuple[K, Any]]) -> tuple[K, R | None]:
+        kept, handle = under_way.popleft()
+        return kept, None if handle is None else self._result(handle)
+
+
+@contextmanager
+def workers(set_up: Callable[[], Callable[[T], R]], compute: Compute) -> Iterator[Workers[T, R]]:
+    """`set_up()` is called once per worker, and what it returns once per item, and gives no None; all must pickle.
 
     An error of ours raised in a worker is raised here. InputOutputError if a worker dies, DependencyError if ray is
     not installed or no cluster answers.
     """
     if compute.engine == "ray":
-        yield from _on_ray(set_up, items, compute)
-    elif compute.process_count == 1:
-        yield from map(set_up(), items)
+        with _on_ray(set_up, compute) as ready:
+            yield ready
+    elif compute.worker_count == 1:
+        yield Workers(set_up(), lambda result: result, 1)
     else:
-        yield from _in_processes(set_up, items, compute.process_count)
+        with _in_processes(set_up, compute.worker_count) as ready:
+            yield ready
 
 
-def _in_processes(set_up: Callable[[], Callable[[T], R]], items: Iterable[T], processes: int) -> Iterator[R]:
+@contextmanager
+def _in_processes(set_up: Callable[[], Callable[[T], R]], count: int) -> Iterator[Workers[T, R]]:
     # Forking this process would copy locks that threads of Arrow may hold; the fork server has none.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(processes, context, _begin_work, (set_up,)) as pool:
+    with ProcessPoolExecutor(count, context, _begin_work, (set_up,)) as pool:
         try:
-            submit: Callable[[T], Future[R]] = lambda item: pool.submit(_do_work, item)  # noqa: E731
-            yield from _in_order(submit, Future.result, items, processes * _ITEMS_PER_WORKER)
+            yield Workers(lambda item: pool.submit(_do_work, item), Future.result, count * _ITEMS_PER_WORKER)
         except BrokenProcessPool as error:
             raise InputOutputError(
-                "a worker process died, most likely for want of memory; lower compute.processes and run again"
+                "a worker process died, most likely for want of memory; lower compute.workers and run again"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -86,7 +123,8 @@ def _do_work(item: Any) -> Any:
     return _work(item)
 
 
-def _on_ray(set_up: Callable[[], Callable[[T], R]], items: Iterable[T], compute: Compute) -> Iterator[R]:
+@contextmanager
+def _on_ray(set_up: Callable[[], Callable[[T], R]], compute: Compute) -> Iterator[Workers[T, R]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -96,18 +134,16 @@ def _on_ray(set_up: Callable[[], Callable[[T], R]], items: Iterable[T], compute:
     try:
         if ours:
             # Without an address ray starts a cluster of its own on this machine. The nodes are sent our code.
-            code = {"py_modules": [str(Path(__file__).parent)]}
+            code = {"py_modules": [str(_ROOT / package) for package in ("pipeline", "model")]}
             ray.init(address=compute.address or "local", runtime_env=code, log_to_driver=False)
-        workers = compute.processes or int(ray.cluster_resources()["CPU"])
+        count = compute.workers or int(ray.cluster_resources()["CPU"])
         worker = ray.remote(num_cpus=1)(_Worker)
-        actors = [worker.remote(set_up) for _ in range(workers)]
+        actors = [worker.remote(set_up) for _ in range(count)]
     except (ConnectionError, OSError, RuntimeError, KeyError) as error:
         raise DependencyError(f"no Ray cluster answers at {compute.address!r}; see compute.address") from error
-    turn = iter(range(sys.maxsize))
+    turn = cycle(actors)
     try:
-        yield from _in_order(
-            lambda item: actors[next(turn) % workers].do.remote(item), ray.get, items, workers * _ITEMS_PER_WORKER
-        )
+        yield Workers(lambda item: next(turn).do.remote(item), ray.get, count * _ITEMS_PER_WORKER)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayActorError as error:
@@ -127,16 +163,3 @@ class _Worker:
 
     def do(self, item: Any) -> Any:
         return self._work(item)
-
-
-def _in_order(
-    submit: Callable[[T], Any], result: Callable[[Any], R], items: Iterable[T], most_under_way: int
-) -> Iterator[R]:
-    """The items' results in order, while later ones are already being worked on."""
-    under_way: deque[Any] = deque()
-    for item in items:
-        if len(under_way) == most_under_way:
-            yield result(under_way.popleft())
-        under_way.append(submit(item))
-    while under_way:
-        yield result(under_way.popleft())

@@ -45,6 +45,11 @@ class Manifest:
     files: dict[str, FileEntry]
     digest: str = field(default="", compare=False)
 
+    @property
+    def size_bytes(self) -> int:
+        """What all files take together."""
+        return sum(entry.size_bytes for entry in self.files.values())
+
     def to_json(self) -> str:
         """The manifest's text, the same for the same content. Its sha256 is the artefact's digest."""
         content = {

@@ -76,28 +76,40 @@ class Memo:
     hits: int = 0
     misses: int = 0
 
-    def values(self, digests: Sequence[bytes], compute: Compute) -> list[bytes]:
-        """A value for each digest, in order; `compute` gets the positions of those that are not known."""
-        if not digests:
-            return []
-        wanted = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+    def known(self, digests: Sequence[bytes]) -> list[bytes | None]:
+        """The value that is remembered for each digest, in order, or None."""
         found: list[bytes | None] = [None] * len(digests)
+        if not digests:
+            return found
+        wanted = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
         for segment in self.segments:
             at = segment.find(wanted)
             [known] = np.nonzero(at >= 0)
             segment.used[at[known]] = True
             for position, value in zip(known.tolist(), segment.values(at[known]), strict=True):
                 found[position] = value
-        missing = [position for position, value in enumerate(found) if value is None]
-        fresh = compute(missing) if missing else []
-        if len(fresh) != len(missing):
-            raise AssertionError(f"memo: {len(missing)} values asked for, {len(fresh)} worked out")
-        for position, value in zip(missing, fresh, strict=True):
-            found[position] = value
-            self.add(digests[position], value)
-        self.hits += len(digests) - len(missing)
-        self.misses += len(missing)
-        return [value for value in found if value is not None]
+        return found
+
+    def completed(self, digests: Sequence[bytes], known: Sequence[bytes | None], fresh: Sequence[bytes]) -> list[bytes]:
+        """What is known, with the values that were worked out, in order, where nothing was; those are kept."""
+        left = iter(fresh)
+        missing = known.count(None)
+        if len(fresh) != missing:
+            raise AssertionError(f"memo: {missing} values asked for, {len(fresh)} worked out")
+        self.hits += len(known) - missing
+        self.misses += missing
+        found = []
+        for digest, value in zip(digests, known, strict=True):
+            if value is None:
+                self.add(digest, value := next(left))
+            found.append(value)
+        return found
+
+    def values(self, digests: Sequence[bytes], compute: Compute) -> list[bytes]:
+        """A value for each digest, in order; `compute` gets the positions of those that are not known."""
+        known = self.known(digests)
+        missing = [position for position, value in enumerate(known) if value is None]
+        return self.completed(digests, known, compute(missing) if missing else [])
 
     def add(self, digest: bytes, value: bytes) -> None:
         """Keep one value for the next run."""

@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,12 +45,14 @@ class Compute:
     checkpoint_every_seconds: int
     """Seconds of training between two checkpoints to resume from."""
     engine: str = "embedded"
-    """Where documents are encoded: embedded (this machine's processes) or ray (a Ray cluster)."""
+    """Where documents are cleaned and encoded: embedded (this machine's processes) or ray (a Ray cluster)."""
     address: str = ""
     """The Ray cluster, say ray://host:10001; empty starts one on this machine. Its nodes must see the same files."""
+    workers: int = 1
+    """Processes that clean and encode documents, where there are enough of them; 0 takes every core, on Ray of the
+    cluster."""
     processes: int = 1
-    """Processes of this machine that encode documents, or pretrain together; 0 takes every core (on Ray: of the
-    cluster; to pretrain every GPU, or one process where none is)."""
+    """Processes of this machine that pretrain together; 0 takes every GPU, or one process where none is."""
     nodes: int = 1
     """Machines that pretrain together; each runs the same command, see docs/training.md."""
     shard_model: bool = False
@@ -65,8 +67,8 @@ class Compute:
             raise ValueError(f"engine is {self.engine!r}; choose embedded or ray")
         if self.address and self.engine != "ray":
             raise ValueError("address is of use with the engine ray only; empty it or set engine: ray")
-        if self.processes < 0:
-            raise ValueError("processes must be 0 or more")
+        if self.workers < 0 or self.processes < 0:
+            raise ValueError("workers and processes must be 0 or more")
         if self.nodes < 1:
             raise ValueError("nodes must be 1 or more")
         if self.threads < 0 or self.checkpoint_every_seconds < 1:
@@ -78,9 +80,15 @@ class Compute:
         return self.threads or cores()
 
     @property
-    def process_count(self) -> int:
-        """The number of processes of this machine to use."""
-        return self.processes or cores()
+    def worker_count(self) -> int:
+        """The processes of this machine that work on documents."""
+        return self.workers or cores()
+
+    def sized(self, n_bytes: int, bytes_per_worker: int) -> Compute:
+        """The same with no more workers than there is work for: each takes half a second to begin."""
+        if self.engine == "ray":
+            return self
+        return replace(self, workers=min(self.worker_count, max(1, n_bytes // bytes_per_worker)))
 
 
 def cores() -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,18 +15,29 @@ import pyarrow as pa
 
 from model.freed_memory import keep_freed_memory
 from pipeline.cleaning.contamination import EvaluationTexts
-from pipeline.cleaning.examination import Examination, in_batches, remembered_findings
+from pipeline.cleaning.examination import Examination, Texts, remembered_findings, text_rules
 from pipeline.cleaning.groups import digest_of, write_groups
-from pipeline.cleaning.judgements import judging
+from pipeline.cleaning.judgements import remembered_judgements
 from pipeline.cleaning.near_duplicates import NearDuplicates
 from pipeline.cleaning.personal_data import Policy
 from pipeline.cleaning.quality import NAMES, QualityRule
 from pipeline.cleaning.rejections import Rejection
 from pipeline.cleaning.tally import rule_of
-from pipeline.documents import KINDS, Document, read_batches, read_records, records_of, write_batches, write_records
+from pipeline.documents import (
+    KINDS,
+    Document,
+    in_batches,
+    read_batches,
+    read_records,
+    records_of,
+    write_batches,
+    write_records,
+)
+from pipeline.engine import make_ready, workers
 from pipeline.errors import ConfigurationError, DataError
 from pipeline.ledger import balance
-from pipeline.manifest import commit, sha256_file, verify
+from pipeline.manifest import commit, read, sha256_file, verify
+from pipeline.params import Compute
 from pipeline.quarantine import Rejections, keeping_rejections
 from pipeline.report import Report
 
@@ -40,6 +52,7 @@ WRITES = {
     "quarantine": "data/quarantine/clean",
 }
 EXAMPLES: dict[str, type[Any]] = {name: kind for name, kind in KINDS.items() if kind is not Document}
+BYTES_PER_WORKER = 1 << 21  # compressed, 6 MB of text: with twice as much a second worker makes up for its beginning
 EVALUATION_SPLITS = ("validation", "test")
 
 
@@ -95,9 +108,12 @@ def run(
     documents: Path,
     examples: Path,
     quarantine: Path,
+    compute: Compute,
     report: Report,
 ) -> None:
     """Pass every record through the rules; each one that goes in comes out or is quarantined with a reason."""
+    compute = compute.sized(read(ingested_documents).size_bytes, BYTES_PER_WORKER)
+    make_ready(compute, __name__)
     keep_freed_memory()
     verify(ingested_documents)
     verify(ingested_examples)
@@ -105,12 +121,15 @@ def run(
     rows_in = 0
     with keeping_rejections(quarantine, stage="clean") as dropped, remembered_findings(params) as findings:
         # Examples come first: no document may hold what they will be evaluated with.
-        with commit(examples, "examples", params=params, inputs={"ingested": ingested_examples}) as draft:
+        with (
+            commit(examples, "examples", params=params, inputs={"ingested": ingested_examples}) as draft,
+            workers(partial(_text_rules, params, None), compute) as ready,
+        ):
             draft.facts["by_kind"] = {}
             for name, kind in EXAMPLES.items():
                 if not (ingested_examples / f"{name}.parquet").exists():
                     continue
-                rules = Examination(params, name, kind, findings)
+                rules = Examination(params, name, kind, ready, findings)
                 rows = _clean(params, rules, name, kind, ingested_examples, draft.path, dropped)
                 rows_in += rows[0]
                 draft.facts |= {name: rows[1], f"{name}_in": rows[0]}
@@ -119,9 +138,10 @@ def run(
                     _look_for(evaluations, rules, draft.path / f"{name}.parquet", kind)
         with (
             commit(documents, "documents", params=params, inputs={"ingested": ingested_documents}) as draft,
-            judging(params, evaluations) as judge,
+            workers(partial(_text_rules, params, evaluations), compute) as ready,
+            remembered_judgements(params, evaluations) as judgements,
         ):
-            rules = Examination(params, "documents", Document, findings, judge)
+            rules = Examination(params, "documents", Document, ready, findings, judgements)
             rows = _clean(params, rules, "documents", Document, ingested_documents, draft.path, dropped)
             rows_in += rows[0]
             draft.facts |= {"documents": rows[1], "documents_in": rows[0]}
@@ -139,6 +159,11 @@ def run(
         report.note(f"{personal:,} documents hold personal data; see data/reports/data_report")
 
 
+def _text_rules(params: Params, evaluations: EvaluationTexts | None) -> Callable[[Texts], list[bytes]]:
+    keep_freed_memory()
+    return text_rules(params, evaluations)
+
+
 def _clean(
     params: Params, rules: Examination, name: str, kind: type[Any], source: Path, folder: Path, dropped: Rejections
 ) -> tuple[int, int]:
@@ -150,10 +175,10 @@ def _clean(
 
     def kept() -> Iterator[Any]:
         nonlocal rows_in
-        for batch in in_batches(read_records(source / f"{name}.parquet", kind)):
-            rows_in += len(batch)
+        for verdicts in rules.examine(in_batches(read_records(source / f"{name}.parquet", kind))):
+            rows_in += len(verdicts)
             survivors = []
-            for verdict in rules.examine(batch):
+            for verdict in verdicts:
                 if verdict.reason is None:
                     survivors.append(verdict)
                 else:

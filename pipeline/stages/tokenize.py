@@ -14,7 +14,7 @@ from pipeline import encodings
 from pipeline.cleaning.groups import read_groups
 from pipeline.document_tokens import SPLITS, GroupEncoder, count_groups, split_of, split_of_digest
 from pipeline.documents import Document, read_records
-from pipeline.engine import make_ready, map_in_order
+from pipeline.engine import make_ready, workers
 from pipeline.errors import DataError
 from pipeline.ledger import balance
 from pipeline.manifest import commit, read, verify
@@ -26,6 +26,7 @@ __all__ = ["READS", "SPLITS", "WRITES", "Params", "run", "split_of"]
 
 READS = {"documents": "data/documents/clean", "validation": "data/reports/validation"}
 WRITES = {"tokens": "data/tokens"}
+BYTES_PER_WORKER = 1 << 25  # compressed, 100 MB of text: with twice as much a second worker makes up for its beginning
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Params:
 
 def run(params: Params, *, documents: Path, validation: Path, tokens: Path, compute: Compute, report: Report) -> None:
     """Train or load the vocabulary, then encode every document into its split, in the corpus' order."""
+    compute = compute.sized(read(documents).size_bytes, BYTES_PER_WORKER)
     make_ready(compute, GroupEncoder.__module__)
     source = documents / "documents.parquet"
     total = int(verify(documents).facts["documents"])
@@ -73,15 +75,16 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
         # Workers elsewhere may stand in another folder.
         encode = partial(GroupEncoder, source.resolve(), ranks_file.resolve(), params.validation_fraction)
         said = ""
-        for encoded in map_in_order(encode, range(count_groups(source)), compute):
-            for split, part in encoded.items():
-                writers[split].extend(part.ids, part.sources, part.lengths, part.tokens)
-                n_bytes[split] += part.n_bytes
-                n_documents[split] += len(part.ids)
-                texts_digests[split].update(part.text_digests)
-                if part.note != said:
-                    report.note(said := part.note)
-            report.progress(sum(n_documents.values()), total, "documents")
+        with workers(encode, compute) as encoders:
+            for encoded in encoders.map(range(count_groups(source))):
+                for split, part in encoded.items():
+                    writers[split].extend(part.ids, part.sources, part.lengths, part.tokens)
+                    n_bytes[split] += part.n_bytes
+                    n_documents[split] += len(part.ids)
+                    texts_digests[split].update(part.text_digests)
+                    if part.note != said:
+                        report.note(said := part.note)
+                report.progress(sum(n_documents.values()), total, "documents")
         balance("tokenize", "documents", read=total, written=sum(n_documents.values()))
         for split, writer in writers.items():
             if not n_documents[split]:

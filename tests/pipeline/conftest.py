@@ -11,8 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,21 @@ def fresh(tmp_path: Path) -> Project:
     """A project with its sources, in which nothing has run."""
     write_sources(tmp_path / "project")
     return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def on_a_ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Compute], Compute]]:
+    """Where to compute, moved to a Ray cluster of two nodes on this machine; skips where ray is not installed."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    pytest.importorskip("ray", reason="the extra homegrown[ray] is not installed")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        yield lambda compute: replace(compute, engine="ray", address=cluster.address, workers=2)
+    finally:
+        cluster.shutdown()
 
 
 @pytest.fixture

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pytest
 
-from pipeline.engine import make_ready, map_in_order
+from pipeline.engine import make_ready, workers
 from pipeline.errors import ConfigurationError, DataError, DependencyError, InputOutputError
-from pipeline.params import Compute, build
+from pipeline.params import Compute, build, cores
 
 
-def compute(processes: int = 1, engine: str = "embedded") -> Compute:
-    return Compute("cpu", 1, 30, engine=engine, processes=processes)
+def compute(workers: int = 1, engine: str = "embedded") -> Compute:
+    return Compute("cpu", 1, 30, engine=engine, workers=workers)
 
 
 def squares() -> Callable[[int], int]:
@@ -32,6 +32,12 @@ def refuse(number: int) -> int:
 def die(number: int) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def map_in_order(set_up: Callable[[], Callable[[int], int]], items: Iterable[int], how: Compute) -> Iterator[int]:
+    """The results of one stream of items."""
+    with workers(set_up, how) as ready:
+        yield from ready.map(items)
 
 
 def give(work: Callable[[int], int]) -> Callable[[int], int]:
@@ -62,6 +68,21 @@ def test_few_items_are_under_way(processes: int) -> None:
     results.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_the_results_of_one_stream_may_be_the_items_of_another(processes: int) -> None:
+    """The same workers serve both; what stays here comes back beside its result, and None is no work."""
+    with workers(squares, compute(processes)) as ready:
+        once = ready.map_beside((number, number if number % 3 else None) for number in range(20))
+        twice = list(ready.map_beside(((number, square), square) for number, square in once))
+    assert twice == [((n, n**2), n**4) if n % 3 else ((n, None), None) for n in range(20)]
+
+
+def test_where_nothing_is_to_be_done_no_worker_starts() -> None:
+    """A set-up that would fail is not called."""
+    with workers(partial(refuse, 3), compute(2)) as ready:  # type: ignore[arg-type, type-var]
+        assert list(ready.map_beside([("kept", None)])) == [("kept", None)]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_error_of_ours_comes_through(processes: int) -> None:
     """A DataError in a worker is that DataError here, after the results before it."""
@@ -73,7 +94,7 @@ def test_an_error_of_ours_comes_through(processes: int) -> None:
 
 def test_a_worker_that_dies_is_an_error_with_advice() -> None:
     """A worker killed by the system, say for want of memory, ends the work with 74."""
-    with pytest.raises(InputOutputError, match=r"lower compute\.processes"):
+    with pytest.raises(InputOutputError, match=r"lower compute\.workers"):
         list(map_in_order(partial(give, die), range(3), compute(2)))
 
 
@@ -85,11 +106,21 @@ def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
+    ("asked_for", "megabytes", "given"),
+    [(4, 0, 1), (4, 7, 3), (4, 100, 4), (1, 100, 1), (0, 1000, cores())],
+)
+def test_no_more_workers_than_there_is_work_for(asked_for: int, megabytes: int, given: int) -> None:
+    """With 2 MB for each, few bytes get few workers, and many get those that were asked for; on Ray all are used."""
+    assert compute(asked_for).sized(megabytes, 2).worker_count == given
+    assert compute(asked_for, "ray").sized(megabytes, 2).workers == asked_for
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"engine": "spark"}, "engine is 'spark'; choose embedded or ray"),
         ({"address": "ray://host:10001"}, "address is of use with the engine ray only"),
-        ({"processes": -1}, "processes must be 0 or more"),
+        ({"processes": -1}, "workers and processes must be 0 or more"),
     ],
 )
 def test_a_wrong_engine_is_refused(changes: dict[str, object], said: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -10,7 +12,7 @@ import pytest
 
 from pipeline.cleaning.groups import read_groups
 from pipeline.document_tokens import split_of_digest
-from pipeline.documents import Document, Instruction, Message, read_records
+from pipeline.documents import Document, Instruction, Message, in_batches, read_records
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
 from pipeline.quarantine import read_changes
 
@@ -270,3 +272,58 @@ def test_control_characters_are_gone_and_lines_end_in_one_way(fresh: Any) -> Non
     fresh.run("clean")
     assert texts(fresh) == ["onetwo\nthree\u2028four"]
     assert facts(fresh)["changed"] == {"normalise": 1}
+
+
+HELD_OUT = "The miller and the smith went to the river to catch a trout that nobody had seen before. " * 4
+STRICT = {
+    "near_duplicates": "drop",
+    "email_addresses": "mask",
+    "maximum_personal_data_share": 1.0,
+    "quality": ["gopher-words", "c4-lines"],
+}
+
+
+def cleaned_strictly(project: Any) -> list[str]:
+    """The digests of what these rules leave and turn away, nothing being remembered from before."""
+    shutil.rmtree(project.path("scratch"), ignore_errors=True)
+    project.run("clean", **STRICT)
+    return [project.manifest(name).digest for name in ("documents/clean", "examples/clean", "quarantine/clean")]
+
+
+@pytest.fixture
+def many_small_batches(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A project with texts for every rule, and batches of five of them, so that there is something to share out."""
+    monkeypatch.setattr(in_batches, "__defaults__", (1 << 19, 5))
+    monkeypatch.setattr("pipeline.stages.clean.BYTES_PER_WORKER", 1)
+    prose = "It was a long day for the people of the village, and they were tired when they came home. "
+    contents = {f"page{number:02}": f"{prose * 4}Page {number} ends here for them." for number in range(30)}
+    contents |= {f"mail{number:02}": f"{prose * 4}Write to ada{number}@lovelace.net today." for number in range(10)}
+    with_texts(fresh, **contents, twice=contents["page03"], held=HELD_OUT, short="So.")
+    fresh.path("evaluation_texts").mkdir()
+    (fresh.path("evaluation_texts") / "held-out.txt").write_text(HELD_OUT)
+    return fresh
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_more_workers_change_nothing(many_small_batches: Any, count: int) -> None:
+    """Several processes keep, change and turn away what one does, byte for byte, and remember it alike."""
+    project = many_small_batches
+    alone = cleaned_strictly(project)
+    assert {reason.split(":")[0] for reason in reasons(project)} == {
+        "near duplicate",
+        "exact duplicate",
+        "c4-lines",
+        "contaminated",
+    }
+    project.compute = replace(project.compute, workers=count)
+    assert cleaned_strictly(project) == alone
+    project.run("clean", **STRICT)  # all from memory
+    assert project.manifest("documents/clean").digest == alone[0]
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_changes_nothing(many_small_batches: Any, on_a_ray_cluster: Any) -> None:
+    """A Ray cluster of two nodes on this machine writes the very manifests that one process does."""
+    alone = cleaned_strictly(many_small_batches)
+    many_small_batches.compute = on_a_ray_cluster(many_small_batches.compute)
+    assert cleaned_strictly(many_small_batches) == alone

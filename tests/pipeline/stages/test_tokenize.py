@@ -145,8 +145,9 @@ def test_more_workers_change_nothing(made: Any, monkeypatch: pytest.MonkeyPatch)
     """Two processes write the very manifest that one does, over several row groups and shards."""
     in_small_groups(made, monkeypatch)
     digests = []
-    for processes in (1, 2):
-        made.compute = replace(made.compute, processes=processes)
+    monkeypatch.setattr("pipeline.stages.tokenize.BYTES_PER_WORKER", 1)
+    for count in (1, 2):
+        made.compute = replace(made.compute, workers=count)
         made.run("tokenize")
         digests.append(made.manifest("tokens").digest)
     assert count_groups(made.path("documents/clean/documents.parquet")) == 8
@@ -154,22 +155,13 @@ def test_more_workers_change_nothing(made: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_changes_nothing(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_cluster_changes_nothing(made: Any, monkeypatch: pytest.MonkeyPatch, on_a_ray_cluster: Any) -> None:
     """A Ray cluster of two nodes on this machine writes the very manifest that one process does."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    pytest.importorskip("ray", reason="the extra homegrown[ray] is not installed")
-    from ray.cluster_utils import Cluster
-
     in_small_groups(made, monkeypatch)
     made.run("tokenize")
     alone = made.manifest("tokens").digest
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=1)
-        made.compute = replace(made.compute, engine="ray", address=cluster.address, processes=2)
-        made.run("tokenize")
-    finally:
-        cluster.shutdown()
+    made.compute = on_a_ray_cluster(made.compute)
+    made.run("tokenize")
     assert made.manifest("tokens").digest == alone
 
 
