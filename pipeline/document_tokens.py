@@ -119,7 +119,7 @@ def _read_group(path: Path, group: int) -> Iterator[tuple[str, str, bytes]]:
             columns = ["id", "source", "text"]
             for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False):
                 rows += len(batch)
-                texts = batch.column("text").cast(pa.large_binary())
+                texts = batch.column("text").view(pa.binary())
                 yield from zip(
                     batch.column("id").to_pylist(), batch.column("source").to_pylist(), texts.to_pylist(), strict=True
                 )
