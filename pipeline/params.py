@@ -49,8 +49,8 @@ class Compute:
     address: str = ""
     """The Ray cluster, say ray://host:10001; empty starts one on this machine. Its nodes must see the same files."""
     workers: int = 1
-    """Processes that clean and encode documents, where there are enough of them; 0 takes every core, on Ray of the
-    cluster."""
+    """Processes that read PDF, Word, Parquet and Arrow files, and clean and encode documents, where there are enough
+    of them; 0 takes every core, on Ray of the cluster."""
     processes: int = 1
     """Processes of this machine that pretrain together; 0 takes every GPU, or one process where none is."""
     nodes: int = 1

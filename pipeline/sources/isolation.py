@@ -1,8 +1,10 @@
 """Goes in: a file whose library may end its process or never return. Comes out: that it reads to its end, or why not.
 
-Some damaged Parquet footers make Arrow abort, and some PDFs make their reader loop. One child process, kept for the
-run, tries each such file first; if it dies or takes too long, the file is refused and the next one gets a new child.
-The file goes over as an open descriptor, so the child opens no path of its own.
+Some damaged Parquet footers make Arrow abort, and some PDFs make their reader loop. A child process, kept for the run,
+tries each such file first; if it dies or takes too long, the file is refused and the next one gets a new child. The
+file goes over as an open descriptor, so the child opens no path of its own.
+
+These files are also the slowest to read, so several children try those that come next while one is taken in.
 """
 
 from __future__ import annotations
@@ -15,8 +17,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import InputOutputError
@@ -24,6 +31,7 @@ from pipeline.sources.rows import Options, Refusal, RefusedError, Row
 
 if TYPE_CHECKING:
     from pipeline.memo import Memo
+    from pipeline.sources.locations import Found
 
 CPU_SECONDS = 10.0
 BYTES_PER_SECOND = 1 << 20  # a slow PDF; a table is a hundred times faster
@@ -34,61 +42,134 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 # What counts is the CPU's time, so that a busy machine refuses the same files; a reader that sleeps meets the clock.
 _WALL_FACTOR = 6
 _START_SECONDS = 60.0
+MOST_CHILDREN = 8  # each holds the readers' libraries, some 60 MB
+_FILES_AHEAD = 4  # for each child
 _TOO_LONG = "takes too long to read, as a damaged or hostile file does"
+
+_Identity = tuple[int, ...]
 
 
 class Isolation:
-    """The child process that files are tried in; a context that ends it. What `memo` knows is not tried again."""
+    """Tries files in child processes, which end with this context. What `memo` knows is not tried again."""
 
-    def __init__(self, cpu_seconds: float = CPU_SECONDS, memo: Memo | None = None) -> None:
-        self._cpu_seconds = cpu_seconds
+    def __init__(self, cpu_seconds: float = CPU_SECONDS, memo: Memo | None = None, children: int = 1) -> None:
+        """With several children, files are tried before their turn where `ahead` was told of them."""
         self.memo = memo
-        self._child: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
+        self._cpu_seconds = cpu_seconds
+        self._count = min(children, MOST_CHILDREN)
+        self._threads = ThreadPoolExecutor(self._count)
+        self._begun: dict[_Identity, Future[tuple[bytes, bytes | None]]] = {}
+        self._of_thread = threading.local()
+        self._children: list[_Child] = []
 
     def __enter__(self) -> Isolation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for child in self._children:
+            child.kill()
+        self._threads.shutdown()
+        for child in self._children:
+            child.end()
 
-    def rows(self, file: BinaryIO, size_bytes: int, form: str, options: Options, *, keep: bool) -> list[Row | Refusal]:
-        """Read the file to its end in the child; with `keep`, its rows, which then hold a text only.
+    def ahead(self, files: Iterable[Found], form_of: Callable[[Found], str], options: Options) -> Iterator[Found]:
+        """The same files; while one is read, those that follow are tried. `form_of` says as what, or nothing."""
+        if self._count == 1:
+            yield from files
+            return
+        window: deque[tuple[Found, _Identity]] = deque()
+        for found in files:
+            form = "" if found.fleeting else form_of(found)
+            place = _place_of(found.path) if form else ()
+            if place:
+                self._begun[place] = self._threads.submit(self._try, found.path, place, form, options)
+            window.append((found, place))
+            while window and (found.fleeting or len(window) > _FILES_AHEAD * self._count):
+                yield from self._taken(*window.popleft())
+        for one in window:
+            yield from self._taken(*one)
+
+    def rows(self, file: BinaryIO, size_bytes: int, form: str, options: Options) -> list[Row | Refusal]:
+        """Read the file to its end in a child; its rows, if they hold a text only, and of a table none.
 
         RefusedError if the reader refuses it, dies of it, or takes longer than its size allows.
         """
+        begun = self._begun.get(_identity(os.fstat(file.fileno()))) if self._begun else None
+        digest, text = begun.result() if begun else (self._digest(file, form, options), None)
 
         def text_of_file(_: list[int]) -> list[bytes]:
-            texts = [str(row["text"]) for row in self._tried(file, size_bytes, form, options, keep=keep)]
-            return ["".join(texts).encode("utf-8", "surrogatepass")]
+            return [self._child().text(file, size_bytes, form, options) if text is None else text]
 
+        [found] = text_of_file([0]) if self.memo is None else self.memo.values([digest], text_of_file)
+        return [Row({"text": found.decode("utf-8", "surrogatepass")})] if _is_text(form) else []
+
+    def _try(self, path: str, place: _Identity, form: str, options: Options) -> tuple[bytes, bytes | None]:
+        """The file's digest, and its text where the memo does not have it."""
+        from pipeline.sources.locations import opened
+
+        with opened(path) as (file, size_bytes):
+            digest = self._digest(file, form, options)
+            known = self.memo is not None and self.memo.known([digest]) != [None]
+            if known or _identity(os.fstat(file.fileno())) != place:
+                return digest, None
+            return digest, self._child().text(file, size_bytes, form, options)
+
+    def _taken(self, found: Found, place: _Identity) -> Iterator[Found]:
+        yield found
+        self._begun.pop(place, None)
+
+    def _digest(self, file: BinaryIO, form: str, options: Options) -> bytes:
         if self.memo is None:
-            [text] = text_of_file([0])
-        else:
-            from pipeline.sources.remembered import digest_of_file  # not at the top: the child has no use for it
+            return b""
+        from pipeline.sources.remembered import digest_of_file  # not at the top: the child has no use for it
 
-            [text] = self.memo.values([digest_of_file(file, form, options)], text_of_file)
-        return [Row({"text": text.decode("utf-8", "surrogatepass")})] if keep else []
+        return digest_of_file(file, form, options)
 
-    def _tried(
-        self, file: BinaryIO, size_bytes: int, form: str, options: Options, *, keep: bool
-    ) -> list[dict[str, object]]:
+    def _child(self) -> _Child:
+        """The child of this thread."""
+        if not hasattr(self._of_thread, "child"):
+            self._of_thread.child = _Child(self._cpu_seconds)
+            self._children.append(self._of_thread.child)
+        child: _Child = self._of_thread.child
+        return child
+
+
+class _Child:
+    """One process that files are tried in, begun when there is one to try, and anew when one was the end of it."""
+
+    def __init__(self, cpu_seconds: float) -> None:
+        self._cpu_seconds = cpu_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+
+    def text(self, file: BinaryIO, size_bytes: int, form: str, options: Options) -> bytes:
+        """The text of the file, which is read to its end; of a table nothing. RefusedError as in `Isolation.rows`."""
+        rows = self._tried(file, size_bytes, form, options)
+        return "".join(str(row["text"]) for row in rows).encode("utf-8", "surrogatepass")
+
+    def kill(self) -> None:
+        """Stop it from another thread, which then finds that it has ended."""
+        if self._process is not None:
+            self._process.kill()
+
+    def _tried(self, file: BinaryIO, size_bytes: int, form: str, options: Options) -> list[dict[str, object]]:
         descriptor = file.fileno()
         os.lseek(descriptor, 0, os.SEEK_SET)
         connection = self._started()
         asked = asdict(options) | {"columns": sorted(options.columns) if options.columns is not None else None}
         seconds = self._cpu_seconds + size_bytes / BYTES_PER_SECOND
-        asked_of_it = {"form": form, "options": asked, "size": size_bytes, "keep": keep, "seconds": seconds}
+        asked_of_it = {"form": form, "options": asked, "size": size_bytes, "seconds": seconds}
         request = json.dumps(asked_of_it).encode()
         connection.settimeout(_WALL_FACTOR * seconds)
         try:
             socket.send_fds(connection, [len(request).to_bytes(4, "big") + request], [descriptor])
             answer = json.loads(_exactly(connection, int.from_bytes(_exactly(connection, 8), "big")))
         except TimeoutError:
-            self._end()
+            self.end()
             raise RefusedError(_TOO_LONG) from None
         except (OSError, EOFError):
-            if self._end() == -signal.SIGXCPU:
+            if self.end() == -signal.SIGXCPU:
                 raise RefusedError(_TOO_LONG) from None
             raise RefusedError("is damaged so that its reader ends; make the file again") from None
         if "refused" in answer:
@@ -97,11 +178,11 @@ class Isolation:
         return rows
 
     def _started(self) -> socket.socket:
-        if self._socket is None or self._child is None or self._child.poll() is not None:
-            self._end()
+        if self._socket is None or self._process is None or self._process.poll() is not None:
+            self.end()
             ours, theirs = socket.socketpair()
             with theirs:
-                self._child = subprocess.Popen(
+                self._process = subprocess.Popen(
                     [sys.executable, "-m", "pipeline.sources.isolation", str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
@@ -114,24 +195,43 @@ class Isolation:
             try:
                 _exactly(ours, 1)  # it is ready: what follows is timed
             except (OSError, EOFError):
-                self._end()
+                self.end()
                 raise InputOutputError("the process that tries files cannot be started; is memory left?") from None
         return self._socket
 
-    def _end(self) -> int | None:
+    def end(self) -> int | None:
         """Stop the child, if it runs; how it ended."""
         code = None
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        if self._child is not None:
+        if self._process is not None:
             try:
-                code = self._child.wait(0.5)
+                code = self._process.wait(0.5)
             except subprocess.TimeoutExpired:
-                self._child.kill()
-                code = self._child.wait()
-            self._child = None
+                self._process.kill()
+                code = self._process.wait()
+            self._process = None
         return code
+
+
+def _identity(found: os.stat_result) -> _Identity:
+    """What tells a file from every other, and from what it was before."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _place_of(path: str) -> _Identity:
+    """The identity of the file at a path, or nothing where none is."""
+    try:
+        return _identity(Path(path).lstat())
+    except OSError:
+        return ()
+
+
+def _is_text(form: str) -> bool:
+    from pipeline.sources.formats import FORMATS
+
+    return not FORMATS[form].is_table
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:
@@ -169,7 +269,7 @@ def _serve(connection: socket.socket) -> None:
         try:
             with os.fdopen(descriptors[0], "rb") as file:
                 rows = FORMATS[request["form"]].read(file, options, Budget.of(request["size"]))
-                answer = {"rows": [row.values for row in rows if request["keep"] and isinstance(row, Row)]}
+                answer = {"rows": [row.values for row in rows if _is_text(request["form"]) and isinstance(row, Row)]}
         except RefusedError as refusal:
             answer = {"refused": refusal.reason, "offset": refusal.offset}
         except Exception as error:

@@ -30,6 +30,8 @@ class Found:
     name: str
     path: str
     reason: str = ""
+    fleeting: bool = False
+    """Whether it is gone when the next one is asked for."""
 
 
 def files_of(place: Path, *, key: str = "ingest.texts", without: Container[str] = ()) -> Iterator[Found]:

@@ -41,7 +41,7 @@ def objects_of(address: str, *, key: str, scratch: Path) -> Iterator[Found]:
                     f"{shown}: an object changed while it was read; run again when nothing writes to it"
                 )
             short = name.removeprefix(root).strip("/") or name.rpartition("/")[2]
-            yield Found(short, str(copy))
+            yield Found(short, str(copy), fleeting=True)
             copy.unlink(missing_ok=True)
 
 

@@ -78,7 +78,12 @@ def readings(
     files: Iterable[Found], *, options: Options, tally: Tally, isolation: Isolation, named_format: str = "auto"
 ) -> Iterator[Reading]:
     """Every row of the files in order, and every reason not to have one. IntegrityError if a file changes meanwhile."""
-    for found in files:
+
+    def isolated_form(found: Found) -> str:
+        kind = None if found.reason else wrapping(found.name, named_format)
+        return kind.format if kind and _isolated(kind) else ""
+
+    for found in isolation.ahead(files, isolated_form, options):
         if found.reason:
             yield Reading(found.name, Refusal(found.reason), "")
             continue
@@ -87,6 +92,11 @@ def readings(
             yield Reading(found.name, Refusal(_unread(found.name)), "")
             continue
         yield from _file(found, kind, _Reader(options, isolation, named_format), tally)
+
+
+def _isolated(kind: Wrapping) -> bool:
+    """Whether the file itself, as it lies on disk, goes to the process apart."""
+    return bool(kind.format) and not kind.compression and FORMATS[kind.format].isolated
 
 
 def _unread(name: str) -> str:
@@ -105,7 +115,7 @@ def _file(found: Found, kind: Wrapping, reader: _Reader, tally: Tally) -> Iterat
                 if len(content) != size:
                     raise changed(found.path)
                 reader.raw = content
-                stream = io.BytesIO(content) if not reader.isolates(kind) else raw
+                stream = io.BytesIO(content) if not _isolated(kind) else raw
             else:
                 stream = cast(BinaryIO, io.BufferedReader(cast(io.FileIO, raw), BLOCK_BYTES))
                 reader.raw = stream.read(SMALL_FILE_BYTES)
@@ -139,10 +149,6 @@ class _Reader:
         self.begun = False
         self.raw = b""
         """The file's bytes, or its first ones, for the quarantine."""
-
-    def isolates(self, kind: Wrapping) -> bool:
-        """Whether the file itself, as it lies on disk, goes to the process apart."""
-        return bool(kind.format) and not kind.compression and FORMATS[kind.format].isolated
 
     def rows(
         self, stream: BinaryIO, name: str, kind: Wrapping, budget: Budget, size: int
@@ -181,7 +187,7 @@ class _Reader:
         self, stream: BinaryIO, form_name: str, form: Format, budget: Budget, size: int
     ) -> Iterator[Row | Refusal]:
         if form.isolated:
-            found = self.isolation.rows(stream, size, form_name, self.options, keep=not form.is_table)
+            found = self.isolation.rows(stream, size, form_name, self.options)
             if not form.is_table:
                 yield from found
                 return

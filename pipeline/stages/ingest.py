@@ -13,6 +13,7 @@ from pipeline.erasures import Erasures, honoured, load
 from pipeline.errors import ConfigurationError, DataError
 from pipeline.ledger import balance
 from pipeline.manifest import commit
+from pipeline.params import Compute
 from pipeline.quarantine import Rejections, keeping_rejections
 from pipeline.report import Report
 from pipeline.sources import python_docs
@@ -77,13 +78,14 @@ def run(
     documents: Path,
     examples: Path,
     quarantine: Path,
+    compute: Compute,
     report: Report,
 ) -> None:
     """Read every source in order; write the records, count them by source, and keep what was refused."""
     with (
         keeping_rejections(quarantine, stage="ingest") as refused,
         remembered_texts() as memo,
-        Isolation(memo=memo) as isolation,
+        Isolation(memo=memo, children=compute.worker_count) as isolation,
     ):
         corpus = Corpus(isolation, note=report.note)
         door = _Door(load(erasures), refused, forget=lambda text: memo.forget(text.encode("utf-8", "surrogatepass")))

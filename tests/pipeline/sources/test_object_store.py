@@ -53,7 +53,7 @@ def store() -> Iterator[str]:
 
 def read(address: str, scratch: Path, **entry: str) -> tuple[list[str], Corpus]:
     """What became of each record of a prefix, and the reader with its facts."""
-    corpus = Corpus(Isolation(), scratch=scratch)
+    corpus = Corpus(Isolation(children=2), scratch=scratch)
     described = Entry(path=address, kind="documents", licence="x", origin="y", **entry)  # type: ignore[arg-type]
     found = corpus.read("s3", described, key="ingest.catalogue.s3.path")
     said = [f"{r.name}: {r.reason if isinstance(r, Rejection) else r.text}" for r in found]  # type: ignore[attr-defined]

@@ -40,10 +40,10 @@ SUFFIXES: dict[str, Callable[[bytes], bytes]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def isolation() -> Iterator[Isolation]:
-    with Isolation() as child:
-        yield child
+@pytest.fixture(scope="module", params=[1, 3], ids=["one child", "three children"])
+def isolation(request: pytest.FixtureRequest) -> Iterator[Isolation]:
+    with Isolation(children=request.param) as children:
+        yield children
 
 
 def tarred(members: dict[str, bytes]) -> bytes:
@@ -308,20 +308,21 @@ def test_a_file_that_kills_its_reader_is_refused_and_the_next_is_read(
 ) -> None:
     """When the process apart dies or hangs over a file, that file is refused, and another process reads the next."""
     put(tmp_path, a__parquet=seeds()["parquet"][1], b__parquet=seeds()["parquet"][1])
-    with Isolation(cpu_seconds=1) as child:
+    with Isolation(cpu_seconds=1) as alone:
+        child = alone._child()
         connection = child._started()
-        assert child._child
-        child._child.kill()
-        child._child.wait()
+        assert child._process
+        child._process.kill()
+        child._process.wait()
         assert connection.fileno() >= 0
-        monkeypatch.setattr(child._child, "poll", lambda: None)  # it dies between the look and the request
-        found = read(tmp_path, child)
+        monkeypatch.setattr(child._process, "poll", lambda: None)  # it dies between the look and the request
+        found = read(tmp_path, alone)
         assert found.pop("a.parquet") == "refused: is damaged so that its reader ends; make the file again"
         assert list(found.values()) == TEXTS
         child._started()
-        child._child.send_signal(signal.SIGSTOP)  # it hangs without using the CPU
+        child._process.send_signal(signal.SIGSTOP)  # it hangs without using the CPU
         monkeypatch.setattr(isolation_module, "_WALL_FACTOR", 0.1)
-        assert read(tmp_path / "a.parquet", child) == {
+        assert read(tmp_path / "a.parquet", alone) == {
             "a.parquet": "refused: takes too long to read, as a damaged or hostile file does"
         }
 

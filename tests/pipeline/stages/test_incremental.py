@@ -184,7 +184,7 @@ def write_slow_files(root: Path, words: dict[str, str]) -> None:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The format of every file that was really parsed or tried apart."""
     seen: list[str] = []
-    tried, extracted = isolation.Isolation._tried, html.extracted
+    tried, extracted = isolation._Child._tried, html.extracted
 
     def trying(self: Any, file: Any, size: int, form: str, *rest: Any, **more: Any) -> Any:
         seen.append(form)
@@ -194,7 +194,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append("html")
         return extracted(*what)
 
-    monkeypatch.setattr(isolation.Isolation, "_tried", trying)
+    monkeypatch.setattr(isolation._Child, "_tried", trying)
     monkeypatch.setattr(html, "extracted", extracting)
     return seen
 
