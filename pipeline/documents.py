@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -189,12 +189,15 @@ def learned_texts(record: Record) -> list[str]:
     return [getattr(record, name) for name in LEARNED[type(record)]]
 
 
-def write_records(records: Iterable[R], kind: type[R], path: Path) -> int:
-    """Write records to one Parquet file in order, a row group at a time; the count of them comes back."""
+def write_records(records: Iterable[R], kind: type[R], path: Path, compression: Literal["zstd", "lz4"] = "zstd") -> int:
+    """Write records to one Parquet file in order, a row group at a time; the count of them comes back.
+
+    What is read once and deleted is written fastest with lz4.
+    """
     schema = _schema(kind)
     rows = 0
     source = iter(records)
-    with _writer(path, schema) as writer:
+    with _writer(path, schema, compression) as writer:
         while group := list(itertools.islice(source, ROWS_PER_GROUP)):
             columns = [pa.array([getattr(r, name) for r in group], pa.large_string()) for name in schema.names]
             writer.write_table(pa.table(columns, schema=schema))
@@ -226,8 +229,8 @@ def _schema(kind: type[R]) -> pa.Schema:
     return pa.schema([pa.field(f.name, pa.large_string(), nullable=False) for f in fields(kind)])
 
 
-def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True, store_schema=False)
+def _writer(path: Path, schema: pa.Schema, compression: str = "zstd") -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True, store_schema=False)
 
 
 def read_records(path: Path, kind: type[R]) -> Iterator[R]:

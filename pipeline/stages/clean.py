@@ -188,11 +188,13 @@ def _clean(
             yield from (verdict.cleaned for verdict in survivors)
 
     target = folder / f"{name}.parquet"
-    rows_out = write_records(kept(), kind, target)
+    dropping = looking and params.near_duplicates == "drop"
+    written = folder / "waiting.parquet" if dropping else target
+    rows_out = write_records(kept(), kind, written, "lz4" if dropping else "zstd")
     dropped.changes += rules.changes
     rules.stop_if_too_personal()
-    if looking and params.near_duplicates == "drop":
-        rows_out = _drop_near_duplicates(near, rules, target, dropped)
+    if dropping:
+        rows_out = _drop_near_duplicates(near, rules, written, target, dropped)
     elif looking:
         write_groups(list(_groups(near, target)), folder)
     balance("clean", name, read=rows_in, written=rows_out, quarantined=len(dropped) - dropped_before)
@@ -201,10 +203,10 @@ def _clean(
     return rows_in, rows_out
 
 
-def _drop_near_duplicates(near: NearDuplicates, rules: Examination, target: Path, dropped: Rejections) -> int:
-    """Rewrite the file of documents with the first of each cluster only; how many are left."""
-    waiting = target.rename(target.with_name("waiting.parquet"))
-
+def _drop_near_duplicates(
+    near: NearDuplicates, rules: Examination, waiting: Path, target: Path, dropped: Rejections
+) -> int:
+    """Of the waiting documents write the first of each cluster only; how many are left."""
     firsts = np.asarray(near.firsts(), np.int64)
     with_others = np.unique(firsts[firsts != np.arange(len(firsts))])
     ids: dict[int, str] = {}
