@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.gpt import GPT, GPTConfig
-from model.scoring import classification_scores, predict_classes, validation_loss
+from model.scoring import classification_scores, predict_classes, token_nats, validation_loss
 
 TOKENS = np.random.default_rng(0).integers(0, 30, 50).astype(np.uint16)
 
@@ -55,6 +55,14 @@ def test_the_batch_size_does_not_change_the_score(model: GPT) -> None:
     """Windows scored one by one or seven at a time add up to the same."""
     one, seven = (validation_loss(model, TOKENS, start_id=30, batch_size=size) for size in (1, 7))
     assert one.tokens == seven.tokens and one.nats == pytest.approx(seven.nats, rel=1e-6)
+
+
+def test_the_nats_of_each_token_add_up(model: GPT) -> None:
+    """Token by token it is the same score, and within the first context it is that of reading the beginning alone."""
+    each = token_nats(model, TOKENS, start_id=30, batch_size=3)
+    assert each.shape == TOKENS.shape
+    assert float(each.sum()) == pytest.approx(validation_loss(model, TOKENS, start_id=30).nats, rel=1e-5)
+    assert float(each[:7].sum()) == pytest.approx(validation_loss(model, TOKENS[:7], start_id=30).nats, rel=1e-5)
 
 
 def test_the_first_windows_score_the_beginning(model: GPT) -> None:
