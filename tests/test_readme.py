@@ -109,6 +109,22 @@ def test_figures_are_those_of_the_recorded_run() -> None:
         assert figure in README, figure
 
 
+def test_what_is_said_of_the_larger_preset_was_recorded() -> None:
+    """Its time, its size and its bits per byte are those of benchmarks/results/environment-docs.json."""
+    record = json.loads((RECORDED.parent / "environment-docs.json").read_text(encoding="utf-8"))
+    minutes, training = (round(s / 60) for s in (record["seconds"], record["seconds_by_stage"]["pretrain"]))
+    for figure in (
+        f"{sum(record['tokens']['n_documents'].values()):,} documents",
+        f"{record['tokens']['n_tokens']['train'] / 1e6:.1f} million tokens",
+        f"{minutes // 60} h {minutes % 60} min, of which training {training // 60} h {training % 60} min",
+        f"all cached: {record['cached_seconds'][2]:.1f} s",
+        f"{record['metrics']['base']['bits_per_byte']:.3f} bits per byte",
+        f"{record['xz_bits_per_byte']['after_training_text']:.2f} ([record]",
+        record["commit"][:10],
+    ):
+        assert figure in README, figure
+
+
 def numbers(value: Any) -> Iterator[float]:
     """Every number in a record."""
     if isinstance(value, dict | list):
