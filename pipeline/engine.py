@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing import forkserver
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -58,7 +59,8 @@ class Workers(Generic[T, R]):
 
     def map(self, items: Iterable[T]) -> Iterator[R]:
         """The result of each item, in order, while later ones are already being worked on."""
-        return (result for _, result in self.map_beside((None, item) for item in items) if result is not None)
+        # Nothing here holds a result while the next one is worked out, as a loop's variable would.
+        return map(itemgetter(1), self.map_beside((None, item) for item in items))
 
     def map_beside(self, items: Iterable[tuple[K, T | None]]) -> Iterator[tuple[K, R | None]]:
         """The same for items with something that stays here; None asks for no work and gives None."""

@@ -84,6 +84,7 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
                     texts_digests[split].update(part.text_digests)
                     if part.note != said:
                         report.note(said := part.note)
+                del encoded, part  # or they would be held while the next group is worked on
                 report.progress(sum(n_documents.values()), total, "documents")
         balance("tokenize", "documents", read=total, written=sum(n_documents.values()))
         for split, writer in writers.items():
