@@ -251,9 +251,9 @@ def test_a_record_lost_on_the_way_is_a_bug_that_stops_the_stage(made: Any, monke
 
     write = documents.write_records
 
-    def losing(records: Any, kind: Any, path: Path) -> int:
+    def losing(records: Any, kind: Any, path: Path, *how: Any) -> int:
         kept = list(records)
-        return write(islice(kept, len(kept) - 1), kind, path)
+        return write(islice(kept, len(kept) - 1), kind, path, *how)
 
     before = made.digests()
     for module, stage in ((ingest, "ingest"), (clean, "clean")):
