@@ -12,7 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -111,14 +111,17 @@ def _in_processes(set_up: Callable[[], Callable[[T], R]], count: int) -> Iterato
 
 def _begin_work(set_up: Callable[[], Callable[[Any], Any]]) -> None:
     global _work
-    if sys.platform == "linux":
-        # The fork server ends with the process that started it, and this worker with the fork server.
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    # If the process that gives it work were killed, it would wait for ever, and the fork server for it.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     _work = set_up()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _do_work(item: Any) -> Any:

@@ -42,7 +42,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 # What counts is the CPU's time, so that a busy machine refuses the same files; a reader that sleeps meets the clock.
 _WALL_FACTOR = 6
 _START_SECONDS = 60.0
-MOST_CHILDREN = 8  # each holds the readers' libraries, some 60 MB
+MOST_CHILDREN = 8  # each holds the readers' libraries, some 40 MB
 _FILES_AHEAD = 4  # for each child
 _TOO_LONG = "takes too long to read, as a damaged or hostile file does"
 

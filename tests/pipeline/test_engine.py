@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.engine import make_ready, workers
@@ -96,6 +100,38 @@ def test_a_worker_that_dies_is_an_error_with_advice() -> None:
     """A worker killed by the system, say for want of memory, ends the work with 74."""
     with pytest.raises(InputOutputError, match=r"lower compute\.workers"):
         list(map_in_order(partial(give, die), range(3), compute(2)))
+
+
+KILLED = """
+import os
+from pipeline.engine import workers
+from pipeline.params import Compute
+from tests.pipeline.test_engine import own_number
+
+if __name__ == "__main__":
+    with workers(own_number, Compute("cpu", 1, 30, workers=2)) as ready:
+        print(*set(ready.map(range(20))), flush=True)
+        os.kill(os.getpid(), 9)
+"""
+
+
+def own_number() -> Callable[[int], int]:
+    def number_of_process(_: int) -> int:
+        time.sleep(0.05)
+        return os.getpid()
+
+    return number_of_process
+
+
+def test_workers_end_with_the_process_that_started_them(python: Any, tmp_path: Path) -> None:
+    """After kill -9 neither a worker nor the server that it was forked from is left."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    done = python("killed.py", cwd=tmp_path)
+    assert done.returncode == -9
+    left = [psutil.Process(int(number)) for number in done.stdout.split() if psutil.pid_exists(int(number))]
+    left += [process.parent() for process in left if process.parent() and process.parent().pid != 1]
+    _, alive = psutil.wait_procs(left, timeout=20)
+    assert done.stdout and alive == []
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
