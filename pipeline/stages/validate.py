@@ -132,7 +132,7 @@ def _documents_suite(params: Params, documents: Iterable[Document]) -> Suite:
 
 
 def _letters(text: str) -> int:
-    """How many characters are letters; those of ASCII are counted by leaving them out, six times as fast (novels, Zen 5)."""
+    """How many characters are letters; those of ASCII are counted by leaving them out, six times as fast (Zen 5)."""
     content = text.encode()
     others = content.translate(None, _ASCII_LETTERS)
     return len(content) - len(others) + (0 if others.isascii() else sum(map(str.isalpha, others.decode())))
