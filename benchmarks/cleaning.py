@@ -57,6 +57,8 @@ def documents(folders: Sequence[Path], megabytes: float) -> list[str]:
 def ours(texts: list[str]) -> dict[str, Any]:
     """What our rules say of each text, and the CPU seconds it took."""
     sys.path.insert(0, str(ROOT))
+    import numpy as np
+
     from model.freed_memory import keep_freed_memory
     from pipeline.cleaning import near_duplicates, quality
     from pipeline.cleaning.words import Batch
@@ -66,7 +68,7 @@ def ours(texts: list[str]) -> dict[str, Any]:
     quality.reasons_to_drop(Batch(["warm up"]), names)
     started = time.process_time()
     reasons: dict[int, str] = {}
-    near = near_duplicates.NearDuplicates()
+    bands = []
     batch: list[str] = []
     done = size = 0
     for place, text in enumerate(texts):
@@ -76,10 +78,10 @@ def ours(texts: list[str]) -> dict[str, Any]:
             laid_out = Batch(batch)
             found = quality.reasons_to_drop(laid_out, names)
             reasons |= {done + inner: reason.split(":")[0] for inner, reason in found.items()}
-            near.remember([row.tobytes() for row in near_duplicates.bands(laid_out)])
+            bands.append(near_duplicates.bands(laid_out))
             done += len(batch)
             batch, size = [], 0
-    firsts = near.firsts()
+    firsts = near_duplicates.clusters(np.concatenate(bands)).tolist()
     seconds = time.process_time() - started
     pairs = [[first, place] for place, first in enumerate(firsts) if first != place]
     return {"seconds": seconds, "reasons": reasons, "pairs": pairs}

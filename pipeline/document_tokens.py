@@ -1,7 +1,7 @@
-"""Goes in: row groups of a file of documents. Comes out: their tokens, training and validation apart, as arrays.
+"""Goes in: parts of a table of documents. Comes out: their tokens, training and validation apart, as arrays.
 
-A row group is the unit of work wherever the work is done, so what comes out depends on the file alone: one process,
-many, or a cluster give the same arrays in the same order.
+A part is the unit of work wherever the work is done, so what comes out depends on the table alone: one process, many,
+or a cluster give the same arrays in the same order.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ class DocumentTokens:
     """What there is to say about the encoder, if anything."""
 
 
-class GroupEncoder:
-    """Encodes one row group after another of a file."""
+class PartEncoder:
+    """Encodes one part of a table after another."""
 
     def __init__(self, documents: Path, ranks: Path, validation_fraction: float) -> None:
-        """Load the vocabulary once; it serves for every group."""
-        self._documents, self._fraction = documents, validation_fraction
-        self._groups = read_groups(documents.parent)
+        """Load the vocabulary once; it serves for every part of the artefact `documents`."""
+        self._fraction = validation_fraction
+        self._groups = read_groups(documents)
         self._encoder = Encoder(ranks)
         self._type = token_type(self._encoder.encoding.n_vocab)
         self._end = np.array([self._encoder.encoding.eot_token], self._type)
 
-    def __call__(self, group: int) -> dict[str, DocumentTokens]:
-        """The tokens of a row group by split; IntegrityError if its pages are damaged."""
+    def __call__(self, part: Path) -> dict[str, DocumentTokens]:
+        """The tokens of a part by split; IntegrityError if its pages are damaged."""
         sides = {split: _Side() for split in SPLITS}
-        for document_id, source, text in _read_group(self._documents, group):
+        for document_id, source, text in _read_part(part):
             digest = hashlib.sha256(text).digest()
             try:
                 ids = self._encoder(text)
@@ -96,11 +96,6 @@ class _Side:
     digests: bytearray = field(default_factory=bytearray)
 
 
-def count_groups(documents: Path) -> int:
-    """Row groups of a file of documents."""
-    return int(pq.read_metadata(documents).num_row_groups)
-
-
 def split_of(text: str, validation_fraction: float) -> str:
     """The split of a document: a pure function of its text, so that more documents never move this one."""
     return split_of_digest(hashlib.sha256(text.encode()).digest(), validation_fraction)
@@ -111,21 +106,23 @@ def split_of_digest(digest: bytes, validation_fraction: float) -> str:
     return "validation" if int.from_bytes(digest[:8]) / 2**64 < validation_fraction else "train"
 
 
-def _read_group(path: Path, group: int) -> Iterator[tuple[str, str, bytes]]:
+def _read_part(path: Path) -> Iterator[tuple[str, str, bytes]]:
     """Id, source and text of each row; the text is never made a string."""
     rows = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             columns = ["id", "source", "text"]
-            for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False):
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
                 rows += len(batch)
                 texts = batch.column("text").view(pa.binary())
                 yield from zip(
                     batch.column("id").to_pylist(), batch.column("source").to_pylist(), texts.to_pylist(), strict=True
                 )
-            expected = file.metadata.row_group(group).num_rows
+            metadata = file.metadata
+            expected = metadata.num_rows
+            in_groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise IntegrityError(f"{path}: row group {group} is damaged; run the stage that makes it again") from error
+        raise IntegrityError(f"{path}: is damaged; run the stage that makes it again") from error
     # A damaged page header has no checksum, and makes the page look like the end.
-    if rows != expected:
-        raise IntegrityError(f"{path}: row group {group} has {rows:,} rows, {expected:,} were written")
+    if not rows == expected == in_groups:
+        raise IntegrityError(f"{path}: {rows:,} rows found, {expected:,} written")

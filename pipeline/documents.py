@@ -1,6 +1,11 @@
-"""The records that flow through the pipeline, and the Parquet files that hold them.
+"""The records that flow through the pipeline, and the Parquet tables that hold them.
 
 Goes in: records, in order. Comes out: the same records, in the same order, whatever the batch size.
+
+A table is a folder of files, its parts, which any Parquet reader takes as one; a single file is a table too. Where a
+part ends is told by the records since the last end, so that the same records in another day's corpus make the same
+parts: what has not changed need not be worked out, nor kept by DVC, again.
+
 Files carry page checksums and are read with verification: a flipped bit is an error, never another text.
 """
 
@@ -11,7 +16,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +24,9 @@ import pyarrow.parquet as pq
 from pipeline.errors import DataError, IntegrityError
 
 ROWS_PER_GROUP = 4096
+# A part has at least so many characters, but for the last, on average half as many again, and at most four times.
+PART_CHARACTERS = 1 << 19
+_WEIGHT_OF_A_RECORD = 128  # of its columns and its row, in characters: or a part of short messages would be long
 
 
 def _identity(*parts: str) -> str:
@@ -158,7 +166,7 @@ class Record(Protocol):
         """The sha256 of what the record says."""
 
 
-# Every kind of record by the name of its file (`instructions.parquet`), in the order in which stages take them.
+# Every kind of record by the name of its table (`instructions.parquet`), in the order in which stages take them.
 KINDS: dict[str, type[Record]] = {
     "documents": Document,
     "messages": Message,
@@ -189,7 +197,50 @@ def learned_texts(record: Record) -> list[str]:
     return [getattr(record, name) for name in LEARNED[type(record)]]
 
 
-def write_records(records: Iterable[R], kind: type[R], path: Path, compression: Literal["zstd", "lz4"] = "zstd") -> int:
+def part_files(table: Path) -> list[Path]:
+    """The files of a table in the order of their records: a file itself, or those of a folder; none where there is
+    neither."""
+    return [table] if table.is_file() else sorted(table.glob("*.parquet"))
+
+
+def part_name(number: int) -> str:
+    """What the part of this number is called in its table's folder."""
+    return f"{number:06d}.parquet"
+
+
+def in_parts(records: Iterable[R]) -> Iterator[list[R]]:
+    """Records in the lists that are a table's parts.
+
+    After enough characters each record may be the last, by a chance that grows with its length and is drawn from its
+    id. So a record more or less moves the ends near it, and those far from it stay where they were.
+    """
+    part: list[R] = []
+    size = 0
+    names: tuple[str, ...] = ()
+    for record in records:
+        names = names or tuple(field.name for field in fields(record))
+        part.append(record)
+        own = sum([len(getattr(record, name)) for name in names]) + _WEIGHT_OF_A_RECORD
+        size += own
+        if size >= PART_CHARACTERS:
+            drawn = int(record.id[:8], 16) / 2**32
+            if drawn < own / (PART_CHARACTERS / 2) or size >= 4 * PART_CHARACTERS:
+                yield part
+                part, size = [], 0
+    if part:
+        yield part
+
+
+def write_table(records: Iterable[R], kind: type[R], folder: Path) -> int:
+    """Write records as the parts of a new table; the count of them comes back."""
+    folder.mkdir()
+    parts = enumerate(in_parts(records))
+    return sum(write_records(part, kind, folder / part_name(number)) for number, part in parts)
+
+
+def write_records(
+    records: Iterable[R], kind: type[R], path: Path | BinaryIO, compression: Literal["zstd", "lz4"] = "zstd"
+) -> int:
     """Write records to one Parquet file in order, a row group at a time; the count of them comes back.
 
     What is read once and deleted is written fastest with lz4.
@@ -205,36 +256,23 @@ def write_records(records: Iterable[R], kind: type[R], path: Path, compression: 
     return rows
 
 
-def write_batches(batches: Iterable[pa.RecordBatch], kind: type[R], path: Path) -> int:
+def write_columns(records: pa.Table, kind: type[R], path: Path | BinaryIO) -> None:
     """The same file of the same records, where they are columns already and need not become objects."""
     schema = _schema(kind)
-    rows = waiting_rows = 0
-    waiting: list[pa.Table] = []
     with _writer(path, schema) as writer:
-        for batch in batches:
-            waiting.append(pa.Table.from_batches([batch]).cast(schema))
-            waiting_rows += len(batch)
-            while waiting_rows >= ROWS_PER_GROUP:
-                table = pa.concat_tables(waiting)
-                writer.write_table(table.slice(0, ROWS_PER_GROUP).combine_chunks())
-                waiting = [table.slice(ROWS_PER_GROUP)]
-                waiting_rows -= ROWS_PER_GROUP
-                rows += ROWS_PER_GROUP
-        if waiting_rows:
-            writer.write_table(pa.concat_tables(waiting).combine_chunks())
-    return rows + waiting_rows
+        writer.write_table(records.cast(schema).combine_chunks(), row_group_size=ROWS_PER_GROUP)
 
 
 def _schema(kind: type[R]) -> pa.Schema:
     return pa.schema([pa.field(f.name, pa.large_string(), nullable=False) for f in fields(kind)])
 
 
-def _writer(path: Path, schema: pa.Schema, compression: str = "zstd") -> pq.ParquetWriter:
+def _writer(path: Path | BinaryIO, schema: pa.Schema, compression: str = "zstd") -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True, store_schema=False)
 
 
 def read_records(path: Path, kind: type[R]) -> Iterator[R]:
-    """The records of a Parquet file in order, holding one row group at a time; IntegrityError if a page is damaged."""
+    """The records of a table in order, holding one row group at a time; IntegrityError if a page is damaged."""
     for batch in read_batches(path, kind):
         yield from records_of(batch, kind)
 
@@ -262,6 +300,11 @@ def in_batches(records: Iterable[R], characters: int = 1 << 19, count: int = 409
 
 def read_batches(path: Path, kind: type[R]) -> Iterator[pa.RecordBatch]:
     """The same as columns, in the order of the kind's fields, for who needs no objects."""
+    for file in part_files(path) or [path]:
+        yield from _read_file(file, kind)
+
+
+def _read_file(path: Path, kind: type[R]) -> Iterator[pa.RecordBatch]:
     names = [f.name for f in fields(kind)]
     problem = f"{path}: not a readable Parquet file of {kind.__name__} records"
     rows = 0

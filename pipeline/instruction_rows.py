@@ -54,6 +54,6 @@ def _all_rows(examples: Path) -> Iterator[InstructionRow]:
 
 
 def _present(examples: Path, kind: str) -> list[Path]:
-    """The file of a kind, if there are records of it."""
+    """The table of a kind, if there are records of it."""
     path = examples / f"{kind}.parquet"
-    return [path] if path.is_file() else []
+    return [path] if path.exists() else []

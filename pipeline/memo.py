@@ -59,9 +59,9 @@ class _Segment:
         # The first eight bytes lead to the place; all thirty-two must agree.
         return np.where((self.digests[at] == wanted).all(axis=1), at, -1)
 
-    def values(self, positions: npt.NDArray[np.int64]) -> list[bytes]:
-        """The values there."""
-        return [self._values[start:end].tobytes() for start, end in self._places[positions].tolist()]
+    def values(self, positions: npt.NDArray[np.int64]) -> Iterator[bytes]:
+        """The values there, one by one, since a value may be large."""
+        return (self._values[start:end].tobytes() for start, end in self._places[positions].tolist())
 
 
 @dataclass
@@ -90,6 +90,17 @@ class Memo:
                 found[position] = value
         return found
 
+    def keep(self, digests: Sequence[bytes]) -> list[bool]:
+        """Which of them are known, without their values; those are kept for the next run."""
+        found = np.zeros(len(digests), bool)
+        if digests:
+            wanted = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+            for segment in self.segments:
+                at = segment.find(wanted)
+                segment.used[at[at >= 0]] = True
+                found |= at >= 0
+        return list(map(bool, found))
+
     def completed(self, digests: Sequence[bytes], known: Sequence[bytes | None], fresh: Sequence[bytes]) -> list[bytes]:
         """What is known, with the values that were worked out, in order, where nothing was; those are kept."""
         left = iter(fresh)
@@ -110,6 +121,11 @@ class Memo:
         known = self.known(digests)
         missing = [position for position, value in enumerate(known) if value is None]
         return self.completed(digests, known, compute(missing) if missing else [])
+
+    @property
+    def added(self) -> int:
+        """Values that are new, or were moved from older segments."""
+        return len(self._digests)
 
     def add(self, digest: bytes, value: bytes) -> None:
         """Keep one value for the next run."""
@@ -186,7 +202,7 @@ def open_memo(name: str, key: Any, folder: Path = FOLDER) -> Iterator[Memo]:
     # After a kill here a value stands in two segments, which is harmless, and what nobody asked for goes next time.
     for segment in replaced:
         shutil.rmtree(segment.folder, ignore_errors=True)
-    if not memo.misses and not replaced:
+    if not memo.added:
         shutil.rmtree(place / f"segment-{number:06d}", ignore_errors=True)
 
 

@@ -1,14 +1,14 @@
 """Goes in: what was turned away. Comes out: a table of it, with the reasons and the bytes, to look at.
 
-Bytes go to a file without a name while a stage works, which no crash can leave behind; the list that the stage fills
-keeps where and why, so that memory does not grow with what was dropped.
+It is a table of parts, as documents are. Its bytes go to a file without a name while a stage works, which no crash can
+leave behind; the list that the stage fills keeps where and why, so that memory does not grow with what was dropped.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.cleaning.rejections import Change, Rejection
 from pipeline.cleaning.tally import rule_of
+from pipeline.documents import part_files, part_name
 from pipeline.errors import ConfigurationError, DataError, machine_errors
 from pipeline.manifest import commit, read
 
@@ -52,7 +53,7 @@ class Rejections(list[Rejection]):
         """A few examples of what rules altered, to look at."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder.parent)  # noqa: SIM115
-        self._writer = pq.ParquetWriter(self._file, SCHEMA, write_page_checksum=True)
+        self._lengths: list[int] = []  # of the parts in that file
         self._waiting: list[Rejection] = []
         self._waiting_bytes = 0
 
@@ -62,8 +63,7 @@ class Rejections(list[Rejection]):
         self._waiting.append(rejection)
         self._waiting_bytes += len(rejection.raw)
         if self._waiting_bytes > _BYTES_AT_ONCE or len(self._waiting) >= _ROWS_AT_ONCE:
-            with machine_errors(f"writing {self._folder}", self._folder):
-                self._write()
+            self._write()
 
     def extend(self, rejections: Iterable[Rejection]) -> None:
         """Keep several."""
@@ -74,30 +74,49 @@ class Rejections(list[Rejection]):
         self.extend(rejections)
         return self
 
+    def add_part(self, part: bytes) -> None:
+        """Keep several that are a file already, as `rejections_file` writes it."""
+        self._write()
+        without_bytes = pq.read_table(pa.BufferReader(part), columns=[name for name in SCHEMA.names if name != "raw"])
+        super().extend(Rejection(**row) for row in without_bytes.to_pylist())
+        self._keep(part)
+
     def commit(self, folder: Path, stage: str) -> None:
         """Make the artefact, empty or not, with the count of each kind of reason among its facts."""
-        with machine_errors(f"writing {folder}", folder):
-            self._write()
-            self._writer.close()
+        self._write()
+        if not self._lengths:
+            self._keep(rejections_file([]))
         kinds = Counter(rule_of(rejection.reason) for rejection in self)
         with commit(folder, "quarantine", params={"stage": stage}) as draft:
             self._file.seek(0)
-            with (draft.path / REJECTIONS).open("wb") as file:
-                shutil.copyfileobj(self._file, file)
+            (draft.path / REJECTIONS).mkdir()
+            for number, length in enumerate(self._lengths):
+                (draft.path / REJECTIONS / part_name(number)).write_bytes(self._file.read(length))
             if self.changes:
                 pq.write_table(_table(self.changes, CHANGES_SCHEMA), draft.path / CHANGES, write_page_checksum=True)
             draft.facts |= {"rejections": len(self), "by_reason": dict(sorted(kinds.items()))}
 
     def close(self) -> None:
         """Let go of the file; what was not committed is lost."""
-        for open_file in (self._writer, self._file):  # what was not committed need not reach a full disk
-            with contextlib.suppress(ValueError, OSError):
-                open_file.close()
+        with contextlib.suppress(ValueError, OSError):  # what was not committed need not reach a full disk
+            self._file.close()
 
     def _write(self) -> None:
         if self._waiting:
-            self._writer.write_table(_table(self._waiting, SCHEMA))
+            self._keep(rejections_file(self._waiting))
             self._waiting, self._waiting_bytes = [], 0
+
+    def _keep(self, part: bytes) -> None:
+        with machine_errors(f"writing {self._folder}", self._folder):
+            self._file.write(part)
+        self._lengths.append(len(part))
+
+
+def rejections_file(rejections: Sequence[Rejection]) -> bytes:
+    """Rejections as a Parquet file, a part of the quarantine's table."""
+    sink = io.BytesIO()
+    pq.write_table(_table(rejections, SCHEMA), sink, write_page_checksum=True)
+    return sink.getvalue()
 
 
 @contextmanager
@@ -125,10 +144,11 @@ def write_rejections(folder: Path, rejections: Sequence[Rejection], *, stage: st
 def read_rejections(folder: Path) -> Iterator[Rejection]:
     """What a stage turned away, with the bytes, holding one batch at a time; DataError if the stage did not run."""
     read(folder)
-    with pq.ParquetFile(folder / REJECTIONS, page_checksum_verification=True, pre_buffer=False) as file:
-        for batch in file.iter_batches(256):
-            for row in batch.to_pylist():
-                yield Rejection(**row)
+    for part in part_files(folder / REJECTIONS):
+        with pq.ParquetFile(part, page_checksum_verification=True, pre_buffer=False) as file:
+            for batch in file.iter_batches(256):
+                for row in batch.to_pylist():
+                    yield Rejection(**row)
 
 
 def listing(root: Path, stage: str, beginning: str, show: int, *, as_json: bool) -> Iterator[str]:

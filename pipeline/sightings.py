@@ -52,7 +52,8 @@ class Witnesses:
         if files is None:
             return UNKNOWN
         if kind != "documents":
-            split = _value(files.get(f"{kind}.parquet"), record_id, "split")
+            parts = [path for name, path in files.items() if name.split("/")[0] == f"{kind}.parquet"]
+            split = next((found for part in parts if (found := _value(part, record_id, "split")) is not None), None)
             return None if split is None else TRAINED if split == "train" else MEASURED
         for name, path in files.items():
             if name.endswith(".documents.parquet") and _value(path, record_id, "id") is not None:
@@ -63,7 +64,7 @@ class Witnesses:
         if (digest, place) not in self._files:
             folder = self.data / place
             if (folder / manifest.MANIFEST).is_file() and manifest.read(folder).digest == digest:
-                self._files[digest, place] = {path.name: path for path in folder.iterdir()}
+                self._files[digest, place] = {name: folder / name for name in manifest.read(folder).files}
             else:
                 self._files[digest, place] = cached_artefact(digest, self.cache)
         return self._files[digest, place]
@@ -104,10 +105,8 @@ def _learns(task: str | None, kind: str) -> bool:
     return kind == "documents" or task is None or task == _TASK[kind]
 
 
-def _value(path: Path | None, record_id: str, column: str) -> str | None:
+def _value(path: Path, record_id: str, column: str) -> str | None:
     """The column of the row with this id, a row group at a time."""
-    if path is None:
-        return None
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=sorted({"id", column}))

@@ -171,7 +171,7 @@ def read_preferences(reading: Reading) -> Task[Pair]:
 def _records(reading: Reading, kind: type[R], name: str) -> Iterator[R]:
     """The records of a kind that come from the data sets wanted; none where there is no such file."""
     path = reading.examples / f"{name}.parquet"
-    for record in read_records(path, kind) if path.is_file() else ():
+    for record in read_records(path, kind) if path.exists() else ():
         if not reading.datasets or record.dataset in reading.datasets:  # type: ignore[attr-defined]
             yield record
 

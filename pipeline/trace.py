@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import manifest
+from pipeline.documents import part_files
 from pipeline.erasures import text_digest
 from pipeline.errors import DataError
 from pipeline.lineage import DATA
+from pipeline.quarantine import REJECTIONS
 
 # Kind of record → folder of its files in data/STAGE form, and the columns a model learns from.
 FILES = {
@@ -26,7 +28,6 @@ FILES = {
     "instructions": ("examples", ("instruction", "input", "response")),
 }
 REFUSED = "refused bytes"
-_QUARANTINE_COLUMNS = {"source", "name", "reason", "sha256", "raw"}
 _MINIMUM_PREFIX = 6
 
 
@@ -134,13 +135,12 @@ def _rows(
     path: Path, wanted: Callable[[pa.Table], Any], looked_at: list[str] | None = None
 ) -> Iterator[dict[str, Any]]:
     """The rows that `wanted` marks; `looked_at` names the columns it needs, all if it is None."""
-    if not path.is_file():
-        return
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for group in range(file.num_row_groups):
-            mask = pc.fill_null(wanted(file.read_row_group(group, columns=looked_at)), False)
-            if pc.any(mask).as_py():
-                yield from file.read_row_group(group).filter(mask).to_pylist()
+    for part in part_files(path):
+        with pq.ParquetFile(part, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                mask = pc.fill_null(wanted(file.read_row_group(group, columns=looked_at)), False)
+                if pc.any(mask).as_py():
+                    yield from file.read_row_group(group).filter(mask).to_pylist()
 
 
 def _texts(table: pa.Table, columns: tuple[str, ...]) -> list[str]:
@@ -180,10 +180,8 @@ def _record(kind: str, row: dict[str, Any], match: str) -> Trace:
 def _quarantined(
     data: Path, wanted: Callable[[pa.Table], Any], looked_at: list[str] | None, match: str
 ) -> Iterator[Trace]:
-    for path in sorted((data / "quarantine").rglob("*.parquet")):
-        if not set(pq.read_schema(path).names) >= _QUARANTINE_COLUMNS:
-            continue
-        stage = path.relative_to(data / "quarantine").parts[0]
+    for path in sorted((data / "quarantine").glob(f"*/{REJECTIONS}")):
+        stage = path.parent.name
         for row in _rows(path, wanted, looked_at):
             # clean names a record by its id; ingest names what it could not read by its file.
             ours = row["source"] in FILES and len(row["name"]) == 64

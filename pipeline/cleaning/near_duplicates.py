@@ -10,8 +10,6 @@ What is held of a text is the digest of each band, 112 bytes, whatever its lengt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,25 +27,6 @@ _SHINGLES_AT_ONCE = 1 << 16  # a hash of them fits in a core's own cache
 # NumPy gives others.
 _NUMBERS = mixed(np.arange(1, 2 * BANDS * HASHES_PER_BAND + 1, dtype=np.uint64))
 _FACTORS, _TERMS = high_bits(_NUMBERS[::2]) | np.uint32(1), high_bits(_NUMBERS[1::2])
-
-
-class NearDuplicates:
-    """The band digests of the texts met so far."""
-
-    def __init__(self) -> None:
-        self._parts: list[NDArray[np.uint64]] = []
-
-    def remember(self, bands_of_each: Sequence[bytes]) -> None:
-        """Take in the next texts, a row of `bands` as bytes for each."""
-        if bands_of_each:
-            self._parts.append(np.frombuffer(b"".join(bands_of_each), np.uint64).reshape(-1, BANDS))
-
-    def firsts(self) -> list[int]:
-        """For each text its place, or that of the first text of its cluster."""
-        if not self._parts:
-            return []
-        firsts: list[int] = clusters(np.concatenate(self._parts)).tolist()
-        return firsts
 
 
 def bands(batch: Batch) -> NDArray[np.uint64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,16 +45,35 @@ class Tally:
         self.bytes_out += len(text.encode())
         self.lengths_out[length_bin(len(text))] += 1
 
-    def is_dropped(self, reason: str) -> None:
-        """A record is dropped."""
+    def is_dropped(self, reason: str, instead_of: str | None = None) -> None:
+        """A record is dropped; it may be that it was for another reason before."""
         self.dropped[rule_of(reason)] += 1
+        if instead_of is not None:
+            self.dropped[rule_of(instead_of)] -= 1
 
-    def comes_back(self, text: str, reason: str) -> None:
+    def comes_back(self, n_bytes: int, n_characters: int, reason: str) -> None:
         """A record that had left is dropped after all."""
         self.records_out -= 1
-        self.bytes_out -= len(text.encode())
-        self.lengths_out[length_bin(len(text))] -= 1
+        self.bytes_out -= n_bytes
+        self.lengths_out[length_bin(n_characters)] -= 1
         self.is_dropped(reason)
+
+    def add(self, other: Tally) -> None:
+        """The counts of other records as well."""
+        for name in self.__dataclass_fields__:
+            own = getattr(self, name)
+            if isinstance(own, Counter):
+                own.update(getattr(other, name))
+            else:
+                setattr(self, name, own + getattr(other, name))
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Tally:
+        """The counts again that `facts` gave."""
+        tally = cls()
+        for name, value in facts.items():
+            setattr(tally, name, Counter(value) if isinstance(value, dict) else value)
+        return tally
 
     def facts(self) -> dict[str, Any]:
         """The counts that are not zero, sorted, for a manifest."""

@@ -114,7 +114,7 @@ def _digest(found: str) -> str:
 
 def _known(training: Path | None, digests: set[str]) -> set[str] | None:
     """Which of them stand in the training documents; None where those are not there to look into."""
-    if training is None or not training.is_file():
+    if training is None or not training.exists():
         return None
     known: set[str] = set()
     if digests:

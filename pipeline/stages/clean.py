@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
-
 from model.freed_memory import keep_freed_memory
 from pipeline.cleaning.contamination import EvaluationTexts
 from pipeline.cleaning.examination import Examination, Texts, remembered_findings, text_rules
-from pipeline.cleaning.groups import digest_of, write_groups
+from pipeline.cleaning.groups import write_groups
 from pipeline.cleaning.judgements import remembered_judgements
-from pipeline.cleaning.near_duplicates import NearDuplicates
 from pipeline.cleaning.personal_data import Policy
 from pipeline.cleaning.quality import NAMES, QualityRule
-from pipeline.cleaning.rejections import Rejection
+from pipeline.cleaning.tables import Cleaned, RememberedParts, TableCleaning, remembered_parts
 from pipeline.cleaning.tally import rule_of
-from pipeline.documents import (
-    KINDS,
-    Document,
-    in_batches,
-    read_batches,
-    read_records,
-    records_of,
-    write_batches,
-    write_records,
-)
+from pipeline.documents import KINDS, Document, learned_texts, read_records
 from pipeline.engine import make_ready, workers
 from pipeline.errors import ConfigurationError, DataError
 from pipeline.ledger import balance
-from pipeline.manifest import commit, read, sha256_file, verify
+from pipeline.manifest import commit, sha256_file, verify
 from pipeline.params import Compute
 from pipeline.quarantine import Rejections, keeping_rejections
 from pipeline.report import Report
@@ -112,11 +99,11 @@ def run(
     report: Report,
 ) -> None:
     """Pass every record through the rules; each one that goes in comes out or is quarantined with a reason."""
-    compute = compute.sized(read(ingested_documents).size_bytes, BYTES_PER_WORKER)
+    given = {folder: verify(folder) for folder in (ingested_documents, ingested_examples)}
+    compute = compute.sized(given[ingested_documents].size_bytes, BYTES_PER_WORKER)
     make_ready(compute, __name__)
     keep_freed_memory()
-    verify(ingested_documents)
-    verify(ingested_examples)
+    sha256_of = {folder / name: e.sha256 for folder, manifest in given.items() for name, e in manifest.files.items()}
     evaluations = _evaluation_texts(evaluation_texts) if params.drop_contaminated else None
     rows_in = 0
     with keeping_rejections(quarantine, stage="clean") as dropped, remembered_findings(params) as findings:
@@ -124,34 +111,41 @@ def run(
         with (
             commit(examples, "examples", params=params, inputs={"ingested": ingested_examples}) as draft,
             workers(partial(_text_rules, params, None), compute) as ready,
+            remembered_parts("examples", asdict(params)) as remembered,
         ):
             draft.facts["by_kind"] = {}
             for name, kind in EXAMPLES.items():
-                if not (ingested_examples / f"{name}.parquet").exists():
+                if not (table := ingested_examples / f"{name}.parquet").exists():
                     continue
                 rules = Examination(params, name, kind, ready, findings)
-                rows = _clean(params, rules, name, kind, ingested_examples, draft.path, dropped)
-                rows_in += rows[0]
-                draft.facts |= {name: rows[1], f"{name}_in": rows[0]}
-                draft.facts["by_kind"][name] = rules.tallies[name].facts()
+                target = draft.path / table.name
+                found = _clean(params, rules, remembered, name, kind, table, sha256_of, target, dropped)
+                rows_in += found.rows_in
+                draft.facts |= {name: found.rows_out, f"{name}_in": found.rows_in}
+                draft.facts["by_kind"][name] = found.tallies[name].facts()
                 if evaluations:
-                    _look_for(evaluations, rules, draft.path / f"{name}.parquet", kind)
+                    _look_for(evaluations, target, kind)
         with (
             commit(documents, "documents", params=params, inputs={"ingested": ingested_documents}) as draft,
             workers(partial(_text_rules, params, evaluations), compute) as ready,
             remembered_judgements(params, evaluations) as judgements,
+            remembered_parts("documents", [asdict(params), evaluations and evaluations.digest()]) as remembered,
         ):
             rules = Examination(params, "documents", Document, ready, findings, judgements)
-            rows = _clean(params, rules, "documents", Document, ingested_documents, draft.path, dropped)
-            rows_in += rows[0]
-            draft.facts |= {"documents": rows[1], "documents_in": rows[0]}
-            draft.facts["by_source"] = {name: tally.facts() for name, tally in sorted(rules.tallies.items())}
+            table = ingested_documents / "documents.parquet"
+            target = draft.path / table.name
+            found = _clean(params, rules, remembered, "documents", Document, table, sha256_of, target, dropped)
+            if params.near_duplicates == "keep_in_one_split":
+                write_groups([(member.identity, member.digest_of_first.hex()) for member in found.together], draft.path)
+            rows_in += found.rows_in
+            draft.facts |= {"documents": found.rows_out, "documents_in": found.rows_in}
+            draft.facts["by_source"] = {name: tally.facts() for name, tally in sorted(found.tallies.items())}
             if evaluations:
                 draft.facts["evaluation_texts"] = evaluations.looked_for
                 draft.facts["evaluation_texts_too_short"] = evaluations.too_short
                 draft.facts["evaluation_files"] = {file.name: sha256_file(file) for file in _files(evaluation_texts)}
     reasons = Counter(rule_of(rejection.reason) for rejection in dropped)
-    personal = sum(tally.with_personal_data for tally in rules.tallies.values())
+    personal = sum(tally.with_personal_data for tally in found.tallies.values())
     report.metrics({"records_in": rows_in, "records_dropped": len(dropped), "documents_with_personal_data": personal})
     said = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common()) or "none"
     report.note(f"{rows_in - len(dropped):,} of {rows_in:,} records kept; dropped: {said}")
@@ -165,82 +159,46 @@ def _text_rules(params: Params, evaluations: EvaluationTexts | None) -> Callable
 
 
 def _clean(
-    params: Params, rules: Examination, name: str, kind: type[Any], source: Path, folder: Path, dropped: Rejections
-) -> tuple[int, int]:
-    """Clean one file of records; how many went in and came out."""
-    rows_in = 0
+    params: Params,
+    rules: Examination,
+    remembered: RememberedParts,
+    name: str,
+    kind: type[Any],
+    source: Path,
+    sha256_of: dict[Path, str],
+    target: Path,
+    dropped: Rejections,
+) -> Cleaned:
+    """Clean one table; DataError if it holds what must not be there, or nothing is left."""
     dropped_before = len(dropped)
-    looking = kind is Document and params.near_duplicates != "keep"
-    near = NearDuplicates()
-
-    def kept() -> Iterator[Any]:
-        nonlocal rows_in
-        for verdicts in rules.examine(in_batches(read_records(source / f"{name}.parquet", kind))):
-            rows_in += len(verdicts)
-            survivors = []
-            for verdict in verdicts:
-                if verdict.reason is None:
-                    survivors.append(verdict)
-                else:
-                    dropped.append(_turned_away(verdict.record, name, verdict.reason))
-            if looking:
-                near.remember([verdict.bands for verdict in survivors])
-            yield from (verdict.cleaned for verdict in survivors)
-
-    target = folder / f"{name}.parquet"
-    dropping = looking and params.near_duplicates == "drop"
-    written = folder / "waiting.parquet" if dropping else target
-    rows_out = write_records(kept(), kind, written, "lz4" if dropping else "zstd")
-    dropped.changes += rules.changes
-    rules.stop_if_too_personal()
-    if dropping:
-        rows_out = _drop_near_duplicates(near, rules, written, target, dropped)
-    elif looking:
-        write_groups(list(_groups(near, target)), folder)
-    balance("clean", name, read=rows_in, written=rows_out, quarantined=len(dropped) - dropped_before)
-    if not rows_out:
-        raise DataError(f"clean: none of the {rows_in:,} {name} is left; look at the reasons in data/quarantine/clean")
-    return rows_in, rows_out
+    looking = params.near_duplicates if kind is Document else "keep"
+    cleaning = TableCleaning(
+        name, kind, rules, remembered, drop_duplicates=params.drop_duplicates, near_duplicates=looking
+    )
+    found = cleaning.clean(source, sha256_of, target, dropped)
+    _stop_if_too_personal(params, name, found)
+    balance("clean", name, read=found.rows_in, written=found.rows_out, quarantined=len(dropped) - dropped_before)
+    if not found.rows_out:
+        raise DataError(
+            f"clean: none of the {found.rows_in:,} {name} is left; look at the reasons in data/quarantine/clean"
+        )
+    return found
 
 
-def _drop_near_duplicates(
-    near: NearDuplicates, rules: Examination, waiting: Path, target: Path, dropped: Rejections
-) -> int:
-    """Of the waiting documents write the first of each cluster only; how many are left."""
-    firsts = np.asarray(near.firsts(), np.int64)
-    with_others = np.unique(firsts[firsts != np.arange(len(firsts))])
-    ids: dict[int, str] = {}
-
-    def kept() -> Iterator[pa.RecordBatch]:
-        start = 0
-        for batch in read_batches(waiting, Document):
-            places = np.arange(start, start + len(batch))
-            own = firsts[places]
-            [named] = np.nonzero(np.isin(places, with_others))
-            ids.update(zip(places[named].tolist(), batch.column("id").take(named).to_pylist(), strict=True))
-            [going] = np.nonzero(own != places)
-            for first, document in zip(own[going].tolist(), records_of(batch.take(going), Document), strict=True):
-                reason = f"near duplicate of {ids[first]}"
-                rules.tallies[document.source].comes_back(document.text, reason)
-                dropped.append(_turned_away(document, "documents", reason))
-            yield batch.filter(own == places)
-            start += len(batch)
-
-    rows_out = write_batches(kept(), Document, target)
-    waiting.unlink()
-    return rows_out
-
-
-def _groups(near: NearDuplicates, file: Path) -> Iterator[tuple[str, str]]:
-    """The id of each document that is like one before it, and the digest of the first of those."""
-    firsts = near.firsts()
-    with_others = {first for place, first in enumerate(firsts) if first != place}
-    digests: dict[int, str] = {}
-    for place, (document, first) in enumerate(zip(read_records(file, Document), firsts, strict=True)):
-        if place in with_others:
-            digests[place] = digest_of(document.text)
-        if first != place:
-            yield document.id, digests[first]
+def _stop_if_too_personal(params: Params, name: str, found: Cleaned) -> None:
+    """Raise DataError if a kind that must not occur was found, or personal data in too many of the records."""
+    for key, count in found.failing.items():
+        raise DataError(
+            f"clean: {count:,} of the {name} hold what is looked for as {key}, and clean.{key} is fail; "
+            "look at them in data/quarantine/clean, then take them out, or set it to mask or drop"
+        )
+    with_any = sum(tally.with_personal_data for tally in found.tallies.values())
+    if with_any > params.maximum_personal_data_share * found.rows_in:
+        raise DataError(
+            f"clean: {with_any:,} of {found.rows_in:,} {name} hold personal data, and "
+            f"clean.maximum_personal_data_share is {params.maximum_personal_data_share:g}; look at the source, or "
+            "raise the limit"
+        )
 
 
 def _files(evaluation_texts: Path) -> list[Path]:
@@ -272,16 +230,11 @@ def _evaluation_texts(folder: Path) -> EvaluationTexts:
     return evaluations
 
 
-def _look_for(evaluations: EvaluationTexts, rules: Examination, file: Path, kind: type[Any]) -> None:
+def _look_for(evaluations: EvaluationTexts, table: Path, kind: type[Any]) -> None:
     """Add the cleaned examples that models will be evaluated on."""
     texts: dict[str, list[str]] = {split: [] for split in EVALUATION_SPLITS}
-    for record in read_records(file, kind):
+    for record in read_records(table, kind):
         if getattr(record, "split", None) in texts:
-            texts[record.split].append(rules.learned(record).replace("\0", "\n"))
+            texts[record.split].append("\n".join(learned_texts(record)))
     for split, own in texts.items():
-        evaluations.add(f"the {split} {file.stem}", own)
-
-
-def _turned_away(record: Any, kind: str, reason: str) -> Rejection:
-    raw = "\0".join(str(getattr(record, field.name)) for field in fields(record))
-    return Rejection.of(source=kind, name=record.id, reason=reason, raw=raw.encode())
+        evaluations.add(f"the {split} {table.stem}", own)

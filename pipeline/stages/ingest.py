@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.cleaning.rejections import Rejection
-from pipeline.documents import KINDS, Document, Record, write_records
+from pipeline.documents import KINDS, Document, Record, write_table
 from pipeline.erasures import Erasures, honoured, load
 from pipeline.errors import ConfigurationError, DataError
 from pipeline.ledger import balance
@@ -92,7 +92,7 @@ def run(
         with commit(documents, "documents", params=params) as draft:
             by_source: Counter[str] = Counter()
             found = door.let_in(_documents(params, texts, corpus))
-            rows = write_records(_counted(found, by_source, report), Document, draft.path / "documents.parquet")
+            rows = write_table(_counted(found, by_source, report), Document, draft.path / "documents.parquet")
             door.balance("documents", rows)
             draft.facts |= {"documents": rows, "by_source": dict(sorted(by_source.items()))}
             draft.facts["sources"] = dict(corpus.facts)
@@ -111,7 +111,7 @@ def run(
                 if not datasets and not params.entries(kind):
                     continue
                 found = door.let_in(_examples(params, kind, samples, corpus))
-                draft.facts[kind] = write_records(found, record, draft.path / f"{kind}.parquet")
+                draft.facts[kind] = write_table(found, record, draft.path / f"{kind}.parquet")
                 door.balance(kind, draft.facts[kind])
                 if not draft.facts[kind]:
                     where = " and ".join(str(samples / name) for name in datasets) or f"the sources of {kind}"

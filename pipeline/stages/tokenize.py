@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from pipeline import encodings
 from pipeline.cleaning.groups import read_groups
-from pipeline.document_tokens import SPLITS, GroupEncoder, count_groups, split_of, split_of_digest
-from pipeline.documents import Document, read_records
+from pipeline.document_tokens import SPLITS, PartEncoder, split_of, split_of_digest
+from pipeline.documents import Document, part_files, read_records
 from pipeline.engine import make_ready, workers
 from pipeline.errors import DataError
 from pipeline.ledger import balance
@@ -60,7 +60,7 @@ class Params:
 def run(params: Params, *, documents: Path, validation: Path, tokens: Path, compute: Compute, report: Report) -> None:
     """Train or load the vocabulary, then encode every document into its split, in the corpus' order."""
     compute = compute.sized(read(documents).size_bytes, BYTES_PER_WORKER)
-    make_ready(compute, GroupEncoder.__module__)
+    make_ready(compute, PartEncoder.__module__)
     source = documents / "documents.parquet"
     total = int(verify(documents).facts["documents"])
     read(validation)  # its manifest exists only if every expectation held
@@ -73,10 +73,10 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
         n_documents = dict.fromkeys(SPLITS, 0)
         texts_digests = {split: hashlib.sha256() for split in SPLITS}
         # Workers elsewhere may stand in another folder.
-        encode = partial(GroupEncoder, source.resolve(), ranks_file.resolve(), params.validation_fraction)
+        encode = partial(PartEncoder, documents.resolve(), ranks_file.resolve(), params.validation_fraction)
         said = ""
         with workers(encode, compute) as encoders:
-            for encoded in encoders.map(range(count_groups(source))):
+            for encoded in encoders.map(file.resolve() for file in part_files(source)):
                 for split, part in encoded.items():
                     writers[split].extend(part.ids, part.sources, part.lengths, part.tokens)
                     n_bytes[split] += part.n_bytes
@@ -84,7 +84,7 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
                     texts_digests[split].update(part.text_digests)
                     if part.note != said:
                         report.note(said := part.note)
-                del encoded, part  # or they would be held while the next group is worked on
+                del encoded, part  # or they would be held while the next part is worked on
                 report.progress(sum(n_documents.values()), total, "documents")
         balance("tokenize", "documents", read=total, written=sum(n_documents.values()))
         for split, writer in writers.items():
@@ -129,10 +129,10 @@ def _write_vocabulary(
 
 def _sample(params: Params, source: Path) -> Iterator[str]:
     """Texts of the training split, at most `training_bytes` of them, chosen by hash where there are more."""
-    columns = pq.read_metadata(source)
-    groups = [columns.row_group(number) for number in range(columns.num_row_groups)]
+    # The footers know about how large the texts are, so nobody need read them all twice.
+    footers = [pq.read_metadata(file) for file in part_files(source)]
+    groups = [footer.row_group(number) for footer in footers for number in range(footer.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
-    # The footer knows about how large the texts are, so nobody need read them all twice.
     n_bytes = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == "text")
     share = params.training_bytes / max(1.0, n_bytes * (1 - params.validation_fraction))
     left = params.training_bytes

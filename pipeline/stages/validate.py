@@ -59,11 +59,11 @@ def run(
         _messages_suite(params, read_records(examples / "messages.parquet", Message)),
         _instructions_suite(read_records(examples / "instructions.parquet", Instruction)),
     ]
-    if (path := examples / "translations.parquet").is_file():
+    if (path := examples / "translations.parquet").exists():
         suites.append(
             _pairs_suite("translations", ((r.split, r.source, r.target) for r in read_records(path, Translation)))
         )
-    if (path := examples / "questions.parquet").is_file():
+    if (path := examples / "questions.parquet").exists():
         asked = ((r.split, f"{r.question}\0{r.passage}", r.answer) for r in read_records(path, Question))
         suites.append(_pairs_suite("questions", asked))
     data_docs = validation.parent / DATA_DOCS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,13 @@ from pipeline.documents import (
     Document,
     Instruction,
     Message,
+    in_parts,
+    part_files,
     read_batches,
     read_records,
-    write_batches,
+    write_columns,
     write_records,
+    write_table,
 )
 from pipeline.errors import DataError, IntegrityError
 
@@ -84,7 +88,7 @@ def test_writing_twice_gives_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-@pytest.mark.parametrize("sizes", [[], [0, 3], [ROWS_PER_GROUP - 1, 1, 1], [5, 2 * ROWS_PER_GROUP]])
+@pytest.mark.parametrize("sizes", [[1], [0, 3], [ROWS_PER_GROUP - 1, 1, 1], [5, 2 * ROWS_PER_GROUP]])
 def test_columns_written_are_the_file_of_their_records(tmp_path: Path, sizes: list[int]) -> None:
     """However records lie in batches, the file has the bytes that writing them one by one gives."""
     records = [Message(str(n), "d", "train", "ham", f"message é {n}") for n in range(sum(sizes))]
@@ -92,9 +96,60 @@ def test_columns_written_are_the_file_of_their_records(tmp_path: Path, sizes: li
     everything = pa.Table.from_batches(list(read_batches(tmp_path / "one.parquet", Message)), COLUMNS)
     ends = list(itertools.accumulate(sizes, initial=0))
     batches = [everything.slice(a, b - a).to_batches() for a, b in itertools.pairwise(ends)]
-    rows = write_batches(itertools.chain(*batches), Message, tmp_path / "other.parquet")
-    assert rows == len(records)
+    write_columns(pa.Table.from_batches(itertools.chain(*batches), COLUMNS), Message, tmp_path / "other.parquet")
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "other.parquet").read_bytes()
+
+
+def pages(count: int) -> list[Document]:
+    """Documents of many lengths, of which about one in a hundred is longer than a small part may be."""
+    draw = random.Random(3)
+    return [
+        Document.of(source="s", name=str(n), licence="l", text="x" * int(draw.paretovariate(0.8) * 100))
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many characters a part has at least."""
+    monkeypatch.setattr("pipeline.documents.PART_CHARACTERS", 4000)
+    return 4000
+
+
+def test_a_table_is_one_to_every_reader(tmp_path: Path, small_parts: int) -> None:
+    """Written in parts, the records come back in order, from us and from plain pyarrow, as those of a file do."""
+    records = pages(300)
+    assert write_table(iter(records), Document, tmp_path / "t.parquet") == 300
+    assert len(part_files(tmp_path / "t.parquet")) > 10
+    assert list(read_records(tmp_path / "t.parquet", Document)) == records
+    assert pq.read_table(tmp_path / "t.parquet")["id"].to_pylist() == [record.id for record in records]
+    write_records(records, Document, tmp_path / "one.parquet")
+    assert list(read_records(tmp_path / "one.parquet", Document)) == records
+    with pytest.raises(IntegrityError, match=r"none\.parquet: not a readable"):
+        list(read_records(tmp_path / "none.parquet", Document))
+
+
+def test_parts_are_neither_short_nor_long(small_parts: int) -> None:
+    """All but the last have at least so many characters, and none four times as many but for its last record."""
+    parts = list(in_parts(pages(3000)))
+    sizes = [sum(len(record.text) for record in part) for part in parts]
+    assert sum(len(part) for part in parts) == 3000
+    weights = [size + 300 * len(part) for size, part in zip(sizes, parts, strict=True)]  # with ids and names
+    assert min(weights[:-1]) >= small_parts
+    assert max(size - len(part[-1].text) for size, part in zip(sizes, parts, strict=True)) < 4 * small_parts
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 2999), added=st.integers(-40, 40))
+def test_a_change_moves_the_ends_near_it_only(small_parts: int, place: int, added: int) -> None:
+    """Records more or fewer at one place leave the parts before as they were, and all but a few of those after."""
+    before = pages(3040)
+    after, before = before[3000:], before[:3000]
+    changed = before[:place] + (after[:added] if added > 0 else []) + before[place + max(0, -added) :]
+    known = {tuple(record.id for record in part) for part in in_parts(before)}
+    new = [part for part in in_parts(changed) if tuple(record.id for record in part) not in known]
+    weight = sum(len(record.text) + 300 for record in after[:added]) if added > 0 else 0
+    assert len(new) <= 12 + weight / small_parts
 
 
 def test_an_id_is_the_digest_of_what_a_record_says() -> None:

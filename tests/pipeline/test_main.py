@@ -81,7 +81,7 @@ def no_texts(project: Path) -> None:
 
 
 def altered(project: Path) -> None:
-    flip(project / "data" / "documents" / "ingested" / "documents.parquet")
+    flip(project / "data" / "documents" / "ingested" / "documents.parquet" / "000000.parquet")
 
 
 def no_figure(project: Path) -> None:
@@ -137,7 +137,12 @@ def nothing(project: Path) -> None:
         ),
         ("clean", state_is_a_file, 74, "homegrown: clean: .homegrown/"),
         ("export base", no_figure, 76, "homegrown: export: base: bits_per_byte is nan; a model without a figure"),
-        ("clean", altered, 77, "homegrown: data/documents/ingested/documents.parquet: its bytes are not those of the"),
+        (
+            "clean",
+            altered,
+            77,
+            "homegrown: data/documents/ingested/documents.parquet/000000.parquet: its bytes",
+        ),
         ("finetune spma", nothing, 64, "homegrown: params.yaml: there is no finetunes.spma; did you mean 'spam'?"),
         ("evaluate spma", nothing, 64, "homegrown: params.yaml: there is no model 'spma'; did you mean 'spam'?"),
         ("evaluate ../../x", nothing, 64, "homegrown: params.yaml: there is no model '../../x'"),

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cleaning.near_duplicates import BYTES_PER_DOCUMENT, NearDuplicates, bands, clusters
+from pipeline.cleaning.near_duplicates import BYTES_PER_DOCUMENT, bands, clusters
 from pipeline.cleaning.words import Batch
 
 
@@ -18,10 +18,9 @@ def page(seed: int, n_words: int = 200) -> list[str]:
 
 
 def firsts(texts: list[str], at_once: int = 100) -> list[int]:
-    near = NearDuplicates()
-    for start in range(0, len(texts), at_once):
-        near.remember([row.tobytes() for row in bands(Batch(texts[start : start + at_once]))])
-    return near.firsts()
+    batches = [Batch(texts[start : start + at_once]) for start in range(0, len(texts), at_once)]
+    found: list[int] = clusters(np.concatenate([bands(batch) for batch in batches])).tolist()
+    return found
 
 
 def test_a_page_with_a_word_changed_is_a_near_duplicate_and_another_page_is_not() -> None:

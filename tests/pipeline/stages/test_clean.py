@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.cleaning.groups import read_groups
 from pipeline.document_tokens import split_of_digest
-from pipeline.documents import Document, Instruction, Message, in_batches, read_records
+from pipeline.documents import Document, Instruction, Message, read_records
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
 from pipeline.quarantine import read_changes
 
@@ -120,11 +120,11 @@ def test_nothing_left_is_an_error_with_the_reasons_kept(fresh: Any) -> None:
 def test_altered_input_is_refused(fresh: Any) -> None:
     """A flipped byte in what ingest wrote is an IntegrityError, and nothing is made of it."""
     fresh.run("ingest")
-    path = fresh.path("examples/ingested/messages.parquet")
+    path = fresh.path("examples/ingested/messages.parquet/000000.parquet")
     altered = bytearray(path.read_bytes())
     altered[len(altered) // 2] ^= 1
     path.write_bytes(altered)
-    with pytest.raises(IntegrityError, match=r"messages\.parquet: its bytes are not those of the manifest"):
+    with pytest.raises(IntegrityError, match=r"messages\.parquet/000000\.parquet: its bytes are not"):
         fresh.run("clean")
     assert not fresh.path("documents/clean").exists()
 
@@ -291,9 +291,9 @@ def cleaned_strictly(project: Any) -> list[str]:
 
 
 @pytest.fixture
-def many_small_batches(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A project with texts for every rule, and batches of five of them, so that there is something to share out."""
-    monkeypatch.setattr(in_batches, "__defaults__", (1 << 19, 5))
+def many_small_parts(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A project with texts for every rule, and parts of about five of them, so that there is something to share out."""
+    monkeypatch.setattr("pipeline.documents.PART_CHARACTERS", 2000)
     monkeypatch.setattr("pipeline.stages.clean.BYTES_PER_WORKER", 1)
     prose = "It was a long day for the people of the village, and they were tired when they came home. "
     contents = {f"page{number:02}": f"{prose * 4}Page {number} ends here for them." for number in range(30)}
@@ -305,9 +305,9 @@ def many_small_batches(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_more_workers_change_nothing(many_small_batches: Any, count: int) -> None:
+def test_more_workers_change_nothing(many_small_parts: Any, count: int) -> None:
     """Several processes keep, change and turn away what one does, byte for byte, and remember it alike."""
-    project = many_small_batches
+    project = many_small_parts
     alone = cleaned_strictly(project)
     assert {reason.split(":")[0] for reason in reasons(project)} == {
         "near duplicate",
@@ -322,8 +322,8 @@ def test_more_workers_change_nothing(many_small_batches: Any, count: int) -> Non
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_changes_nothing(many_small_batches: Any, on_a_ray_cluster: Any) -> None:
+def test_a_ray_cluster_changes_nothing(many_small_parts: Any, on_a_ray_cluster: Any) -> None:
     """A Ray cluster of two nodes on this machine writes the very manifests that one process does."""
-    alone = cleaned_strictly(many_small_batches)
-    many_small_batches.compute = on_a_ray_cluster(many_small_batches.compute)
-    assert cleaned_strictly(many_small_batches) == alone
+    alone = cleaned_strictly(many_small_parts)
+    many_small_parts.compute = on_a_ray_cluster(many_small_parts.compute)
+    assert cleaned_strictly(many_small_parts) == alone

