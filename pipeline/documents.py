@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.columns import table_of
 from pipeline.errors import DataError, IntegrityError
 
 ROWS_PER_GROUP = 4096
@@ -250,8 +251,7 @@ def write_records(
     source = iter(records)
     with _writer(path, schema, compression) as writer:
         while group := list(itertools.islice(source, ROWS_PER_GROUP)):
-            columns = [pa.array([getattr(r, name) for r in group], pa.large_string()) for name in schema.names]
-            writer.write_table(pa.table(columns, schema=schema))
+            writer.write_table(table_of([[getattr(r, name) for r in group] for name in schema.names], schema))
             rows += len(group)
     return rows
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.cleaning.rejections import Change, Rejection
 from pipeline.cleaning.tally import rule_of
+from pipeline.columns import table_of
 from pipeline.documents import part_files, part_name
 from pipeline.errors import ConfigurationError, DataError, machine_errors
 from pipeline.manifest import commit, read
@@ -77,7 +78,8 @@ class Rejections(list[Rejection]):
     def add_part(self, part: bytes) -> None:
         """Keep several that are a file already, as `rejections_file` writes it."""
         self._write()
-        without_bytes = pq.read_table(pa.BufferReader(part), columns=[name for name in SCHEMA.names if name != "raw"])
+        file = pq.ParquetFile(pa.BufferReader(part))  # read_table would import pandas
+        without_bytes = file.read([name for name in SCHEMA.names if name != "raw"])
         super().extend(Rejection(**row) for row in without_bytes.to_pylist())
         self._keep(part)
 
@@ -187,4 +189,4 @@ def read_changes(folder: Path) -> list[Change]:
 
 def _table(records: Sequence[Any], schema: pa.Schema) -> pa.Table:
     columns = [[getattr(record, name) for record in records] for name in schema.names]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    return table_of(columns, schema)

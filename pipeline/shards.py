@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.columns import table_of
 from pipeline.errors import IntegrityError
 
 BLOCK_TOKENS = 65_536
@@ -79,7 +80,7 @@ class ShardWriter:
         if tokens.dtype != self._type or int(lengths.sum()) != len(tokens):
             raise ValueError(f"{len(tokens)} tokens of {tokens.dtype}, expected {lengths.sum()} of {self._type}")
         first = self.n_tokens + np.cumsum(lengths) - lengths
-        self._index.append(pa.table([document_ids, sources, first, lengths], schema=_INDEX_SCHEMA))
+        self._index.append(table_of([document_ids, sources, first, lengths], _INDEX_SCHEMA))
         self._index_rows += len(document_ids)
         self._write_index(_INDEX_ROWS_PER_GROUP)
         self.n_tokens += len(tokens)

@@ -13,20 +13,23 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.columns import table_of
+
 GROUPS_FILE = "groups.parquet"
+_SCHEMA = pa.schema([("id", pa.string()), ("group", pa.string())])
 
 
 def write_groups(members: Sequence[tuple[str, str]], folder: Path) -> None:
     """Write (id of a document, text digest of its group's first document)."""
     ids, groups = [pair[0] for pair in members], [pair[1] for pair in members]
-    pq.write_table(pa.table({"id": ids, "group": groups}), folder / GROUPS_FILE, write_page_checksum=True)
+    pq.write_table(table_of([ids, groups], _SCHEMA), folder / GROUPS_FILE, write_page_checksum=True)
 
 
 def read_groups(folder: Path) -> dict[str, bytes]:
     """By a document's id the digest that decides for its group; none where near-duplicates are not kept together."""
     if not (folder / GROUPS_FILE).exists():
         return {}
-    table = pq.read_table(folder / GROUPS_FILE, page_checksum_verification=True)
+    table = pq.ParquetFile(folder / GROUPS_FILE, page_checksum_verification=True).read()
     return dict(zip(table["id"].to_pylist(), map(bytes.fromhex, table["group"].to_pylist()), strict=True))
 
 

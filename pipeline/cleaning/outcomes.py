@@ -17,6 +17,7 @@ from pipeline.cleaning.examination import Examination, Examined
 from pipeline.cleaning.near_duplicates import BANDS, clusters
 from pipeline.cleaning.rejections import Change
 from pipeline.cleaning.tally import Tally
+from pipeline.columns import column, table_of
 
 _SCHEMA = pa.schema(
     [
@@ -28,7 +29,7 @@ _SCHEMA = pa.schema(
         pa.field("digest", pa.binary(32), nullable=False),
         pa.field("bands", pa.binary(), nullable=False),
         pa.field("stands", pa.bool_(), nullable=False),
-        pa.field("reason", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
     ]
 )
 Repeats = dict[int, str]
@@ -39,10 +40,10 @@ Repeats = dict[int, str]
 class Outcome:
     """What the rules found of the records of a part, each on its own."""
 
-    rows: pa.RecordBatch
+    rows: pa.Table
     """A row for each record, in order: its id and source; of its cleaned text the sizes, the sha256 and the bands of
-    near-duplicates; of its texts in our spelling the digests; whether it stands, and the reason to drop it, if there is
-    one."""
+    near-duplicates; of its texts in our spelling the digests; whether it stands, and the reason to drop it or
+    nothing."""
     tallies: dict[str, Tally]
     changes: list[Change]
     failing: dict[str, int]
@@ -62,9 +63,9 @@ class Outcome:
             [verdict.digest for verdict in verdicts],
             [verdict.bands for verdict in verdicts],
             [verdict.stands for verdict in verdicts],
-            [verdict.reason for verdict in verdicts],
+            [verdict.reason or "" for verdict in verdicts],
         ]
-        rows = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
+        rows = table_of(columns, _SCHEMA)
         changes = [change for rule in sorted(examined.changes) for change in examined.changes[rule]]
         return cls(rows, dict(examined.tallies), changes, dict(examined.failing))
 
@@ -78,13 +79,13 @@ class Outcome:
         sink = pa.BufferOutputStream()
         rows = self.rows.replace_schema_metadata({"said": json.dumps(said)})
         with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_batch(rows)
+            writer.write_table(rows)
         return bytes(sink.getvalue())
 
     @classmethod
     def from_bytes(cls, value: bytes) -> Outcome:
         """An outcome again."""
-        rows = pa.ipc.open_stream(value).read_next_batch()
+        rows = pa.ipc.open_stream(value).read_all()
         said = json.loads(rows.schema.metadata[b"said"])
         tallies = {source: Tally.of(facts) for source, facts in said["tallies"].items()}
         return cls(rows, tallies, [Change(**change) for change in said["changes"]], said["failing"])
@@ -96,8 +97,7 @@ class Outcome:
     @property
     def reasons(self) -> list[str | None]:
         """For each row the reason to drop it, if there is one in the record itself."""
-        reasons: list[str | None] = self.rows["reason"].to_pylist()
-        return reasons
+        return [reason or None for reason in self.rows["reason"].to_pylist()]
 
     @property
     def spelled(self) -> list[bytes]:
@@ -145,7 +145,7 @@ def near_repeats(outcomes: Sequence[Outcome], exact: Sequence[Repeats]) -> list[
     """The records that are kept so far and nearly repeat one before them, in order."""
     kept = [np.flatnonzero(outcome.is_kept(repeats)).tolist() for outcome, repeats in zip(outcomes, exact, strict=True)]
     places = [(part, row) for part, rows in enumerate(kept) for row in rows]
-    taken = [outcome.rows.take(pa.array(rows, pa.int64())) for outcome, rows in zip(outcomes, kept, strict=True)]
+    taken = [outcome.rows.take(column(rows, pa.int64())) for outcome, rows in zip(outcomes, kept, strict=True)]
     bands = b"".join(band for rows in taken for band in rows["bands"].to_pylist())
     firsts = clusters(np.frombuffer(bands, np.uint64).reshape(-1, BANDS))
     found = []

@@ -24,6 +24,7 @@ from pipeline.cleaning.examination import CHANGES_KEPT, Examination
 from pipeline.cleaning.outcomes import Member, Outcome, Repeats, exact_repeats, near_repeats
 from pipeline.cleaning.rejections import Change, Rejection
 from pipeline.cleaning.tally import Tally
+from pipeline.columns import column
 from pipeline.documents import (
     part_files,
     part_name,
@@ -152,7 +153,7 @@ class TableCleaning:
         """What is left of a part, and what is turned away, as two Parquet files, either of them empty if it holds
         nothing."""
         own = outcome.reasons
-        stays = pa.array([row not in repeats for row, reason in enumerate(own) if reason is None], pa.bool_())
+        stays = column([row not in repeats for row, reason in enumerate(own) if reason is None], pa.bool_())
         kept = io.BytesIO()
         if stays.true_count:
             left = pa.Table.from_batches(read_batches(waiting, self._kind))
@@ -162,7 +163,7 @@ class TableCleaning:
         going = [row for row, reason in reasons.items() if reason is not None]
         turned_away = b""
         if going:
-            records = pa.Table.from_batches(read_batches(file, self._kind)).take(pa.array(going, pa.int64()))
+            records = pa.Table.from_batches(read_batches(file, self._kind)).take(column(going, pa.int64()))
             rejections = [
                 self._turned_away(record, str(reasons[row]))
                 for batch in records.combine_chunks().to_batches()
@@ -185,10 +186,10 @@ def _count(cleaned: Cleaned, outcome: Outcome, repeats: Repeats) -> None:
     for row, reason in repeats.items():
         of_row = {name: outcome.rows[name][row].as_py() for name in ("source", "n_bytes", "n_characters", "reason")}
         tally = cleaned.tallies[of_row["source"]]
-        if of_row["reason"] is None:
-            tally.comes_back(of_row["n_bytes"], of_row["n_characters"], reason)
-        else:
+        if of_row["reason"]:
             tally.is_dropped(reason, instead_of=of_row["reason"])
+        else:
+            tally.comes_back(of_row["n_bytes"], of_row["n_characters"], reason)
 
 
 def _first_changes(outcomes: Iterable[Outcome]) -> list[Change]:
