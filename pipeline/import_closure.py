@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ WITHOUT_EFFECT = frozenset(
 _HOLDING_STATEMENTS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
+@cache
 def code_of(module: str, root: Path = ROOT) -> str:
-    """One digest of all the code that decides what `module` makes."""
+    """One digest of all the code that decides what `module` makes, as it is when this is first asked."""
     return digest_of({f.as_posix(): _sha256(root / f) for f in import_closure(module, root)})
 
 

@@ -42,13 +42,15 @@ class EvaluationTexts:
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             batch = Batch(texts[start : start + _TEXTS_AT_ONCE])
             hashes_W, bounds = batch.folded_hashes, batch.folded_words.bounds_D1
-            for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                n = min(NGRAM_WORDS, last - first)
-                if n < FEWEST_WORDS:
-                    self.too_short[name] += 1
-                    continue
-                self.looked_for[name] += 1
-                self._ngrams.setdefault(n, []).append((ngram_hashes(hashes_W[first:last], n), number))
+            wanted_D = np.minimum(np.diff(bounds), NGRAM_WORDS)  # how many words of each text are looked for in a row
+            self.too_short[name] += int((wanted_D < FEWEST_WORDS).sum())
+            self.looked_for[name] += int((wanted_D >= FEWEST_WORDS).sum())
+            wanted_W, left_W = np.repeat(wanted_D, np.diff(bounds)), np.repeat(bounds[1:], np.diff(bounds))
+            left_W = left_W - np.arange(len(hashes_W))  # words of the text from each one on
+            for n in np.unique(wanted_D[wanted_D >= FEWEST_WORDS]).tolist():
+                own = ngram_hashes(hashes_W, n)
+                inside = (wanted_W == n) & (left_W >= n)
+                self._ngrams.setdefault(n, []).append((own[inside[: len(own)]], number))
 
     def digest(self) -> str:
         """One for everything that decides whether a document is contaminated, and with what."""
