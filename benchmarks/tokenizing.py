@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.record_run import git, hardware  # noqa: E402
 from pipeline import encodings, manifest  # noqa: E402
-from pipeline.documents import Document, write_records  # noqa: E402
+from pipeline.documents import Document, part_files, write_table  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "tokenizing.json"
 SMALL_BYTES, REPETITIONS, TIMES = 32_000_000, 5, 10
@@ -101,7 +101,7 @@ def prepare(texts: Path, folder: Path) -> None:
     )
     for name, first, size in (("small", 0, SMALL_BYTES), ("large", 1000, SMALL_BYTES * TIMES)):
         with manifest.commit(folder / name / "documents", "documents") as draft:
-            rows = write_records(documents(source, first, size), Document, draft.path / "documents.parquet")
+            rows = write_table(documents(source, first, size), Document, draft.path / "documents.parquet")
             draft.facts["documents"] = rows
     with manifest.commit(folder / "validation", "validation"):
         pass
@@ -173,8 +173,6 @@ def one(method: str, folder: Path, size: str, cores: int) -> None:
 
 
 def ours(folder: Path, source: Path, cores: int) -> Callable[[], Any]:
-    import pandas  # noqa: F401 - Arrow loads it for the first array that is made of a list
-
     from pipeline.params import Compute
     from pipeline.report import SilentReport
     from pipeline.stages import tokenize
@@ -204,7 +202,7 @@ def datasets(folder: Path, source: Path, cores: int) -> Callable[[], Any]:
 
     encoding = encodings.load_encoding(folder / RANKS)
     cache = tempfile.mkdtemp(dir=folder)
-    rows = Dataset.from_parquet(str(source / "documents.parquet"), cache_dir=cache)
+    rows = Dataset.from_parquet([str(file) for file in part_files(source / "documents.parquet")], cache_dir=cache)
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         return {"ids": encoding.encode_ordinary_batch(batch["text"], num_threads=cores)}
@@ -219,7 +217,7 @@ def datatrove(folder: Path, source: Path, cores: int) -> Callable[[], Any]:
 
     out = tempfile.mkdtemp(dir=folder)
     steps = [
-        ParquetReader(str(source), glob_pattern="*.parquet"),
+        ParquetReader(str(source / "documents.parquet"), glob_pattern="*.parquet"),
         DocumentTokenizer(f"{out}/tokens", str(folder / TOKENIZER), shuffle_documents=False),
     ]
     return LocalPipelineExecutor(steps, tasks=1, workers=1, logging_dir=f"{out}/logs").run

@@ -1,14 +1,15 @@
 """Goes in: parts of a table of documents. Comes out: their tokens, training and validation apart, as arrays.
 
-A part is the unit of work wherever the work is done, so what comes out depends on the table alone: one process, many,
-or a cluster give the same arrays in the same order.
+Whoever encodes a part, and however many at once, its tokens are the same: one process, many, or a cluster give the same
+arrays in the same order.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ class DocumentTokens:
 
 
 class PartEncoder:
-    """Encodes one part of a table after another."""
+    """Encodes parts of a table, a few at a time."""
 
     def __init__(self, documents: Path, ranks: Path, validation_fraction: float) -> None:
         """Load the vocabulary once; it serves for every part of the artefact `documents`."""
@@ -56,10 +57,10 @@ class PartEncoder:
         self._type = token_type(self._encoder.encoding.n_vocab)
         self._end = np.array([self._encoder.encoding.eot_token], self._type)
 
-    def __call__(self, part: Path) -> dict[str, DocumentTokens]:
-        """The tokens of a part by split; IntegrityError if its pages are damaged."""
+    def __call__(self, parts: Sequence[Path]) -> dict[str, DocumentTokens]:
+        """The tokens of some parts by split; IntegrityError if a page is damaged."""
         sides = {split: _Side() for split in SPLITS}
-        for document_id, source, text in _read_part(part):
+        for document_id, source, text in chain.from_iterable(map(_read_part, parts)):
             digest = hashlib.sha256(text).digest()
             try:
                 ids = self._encoder(text)

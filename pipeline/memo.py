@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,9 +71,11 @@ class Memo:
 
     segments: list[_Segment]
     _file: Any
-    _digests: list[bytes] = field(default_factory=list)
-    _lengths: list[int] = field(default_factory=list)
+    # Of the new values, one after the other: forty bytes for each.
+    _digests: bytearray = field(default_factory=bytearray)
+    _lengths: array[int] = field(default_factory=lambda: array("q"))
     _forgotten: set[bytes] = field(default_factory=set)
+    _blanked: set[int] = field(default_factory=set)
     hits: int = 0
     misses: int = 0
 
@@ -125,12 +128,12 @@ class Memo:
     @property
     def added(self) -> int:
         """Values that are new, or were moved from older segments."""
-        return len(self._digests)
+        return len(self._lengths)
 
     def add(self, digest: bytes, value: bytes) -> None:
         """Keep one value for the next run."""
         self._file.write(value)
-        self._digests.append(digest)
+        self._digests += digest
         self._lengths.append(len(value))
 
     def forget(self, value: bytes) -> None:
@@ -150,18 +153,22 @@ class Memo:
             if self._file.read(length) in self._forgotten:
                 self._file.seek(start)
                 self._file.write(bytes(length))
-                self._digests[position] = b""
+                self._blanked.add(position)
             start += length
         self._file.seek(start)
 
     def write_index(self, folder: Path) -> None:
         """Write the digests of what was added and not forgotten, sorted, each once, and where its value lies."""
-        ends = np.cumsum(np.asarray(self._lengths, np.int64))
-        places = np.stack([ends - np.asarray(self._lengths, np.int64), ends], axis=1)
-        last = {digest: position for position, digest in enumerate(self._digests) if digest}
-        order = np.array([last[digest] for digest in sorted(last)], np.int64)
-        np.save(folder / _DIGESTS, np.frombuffer(b"".join(sorted(last)), np.uint8).reshape(-1, DIGEST_BYTES))
-        np.save(folder / _PLACES, places[order])
+        lengths = np.asarray(self._lengths, np.int64)
+        ends = np.cumsum(lengths)
+        digests = np.frombuffer(self._digests, np.uint8).reshape(-1, DIGEST_BYTES)
+        words = digests.view(">u8").reshape(-1, DIGEST_BYTES // 8)
+        order = np.lexsort(words.T[::-1])  # of equal digests the later one comes later
+        order = order[~np.isin(order, list(self._blanked))]
+        is_last = np.append((words[order[1:]] != words[order[:-1]]).any(axis=1), True)[: len(order)]
+        order = order[is_last]
+        np.save(folder / _DIGESTS, digests[order])
+        np.save(folder / _PLACES, np.stack([ends - lengths, ends], axis=1)[order])
 
 
 def code_digest(*modules: ModuleType, libraries: Iterable[str] = ()) -> str:
