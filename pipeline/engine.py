@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing import forkserver
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -30,7 +29,6 @@ from pipeline.params import Compute
 
 T = TypeVar("T")
 R = TypeVar("R")
-K = TypeVar("K")
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,8 +48,7 @@ def make_ready(compute: Compute, *modules: str) -> None:
 
 @dataclass(frozen=True)
 class Workers(Generic[T, R]):
-    """Workers that are ready, made by `workers`. One may be given several streams of items, of which the results of one
-    may be the items of the next: they share the workers."""
+    """Workers that are ready, made by `workers`."""
 
     _submit: Callable[[T], Any]
     _result: Callable[[Any], R]
@@ -59,27 +56,22 @@ class Workers(Generic[T, R]):
 
     def map(self, items: Iterable[T]) -> Iterator[R]:
         """The result of each item, in order, while later ones are already being worked on."""
-        # Nothing here holds a result while the next one is worked out, as a loop's variable would.
-        return map(itemgetter(1), self.map_beside((None, item) for item in items))
+        return map(self._result, self._ahead(items))
 
-    def map_beside(self, items: Iterable[tuple[K, T | None]]) -> Iterator[tuple[K, R | None]]:
-        """The same for items with something that stays here; None asks for no work and gives None."""
-        under_way: deque[tuple[K, Any]] = deque()
-        for kept, item in items:
-            under_way.append((kept, None if item is None else self._submit(item)))
+    def _ahead(self, items: Iterable[T]) -> Iterator[Any]:
+        # No result is held here while the next one is worked out: only what leads to it, and that is let go first.
+        under_way: deque[Any] = deque()
+        for item in items:
+            under_way.append(self._submit(item))
             if len(under_way) == self._most_under_way:
-                yield self._next(under_way)
+                yield under_way.popleft()
         while under_way:
-            yield self._next(under_way)
-
-    def _next(self, under_way: deque[tuple[K, Any]]) -> tuple[K, R | None]:
-        kept, handle = under_way.popleft()
-        return kept, None if handle is None else self._result(handle)
+            yield under_way.popleft()
 
 
 @contextmanager
 def workers(set_up: Callable[[], Callable[[T], R]], compute: Compute) -> Iterator[Workers[T, R]]:
-    """`set_up()` is called once per worker, and what it returns once per item, and gives no None; all must pickle.
+    """`set_up()` is called once per worker, and what it returns once per item; all must pickle.
 
     An error of ours raised in a worker is raised here. InputOutputError if a worker dies, DependencyError if ray is
     not installed or no cluster answers.

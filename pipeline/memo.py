@@ -15,11 +15,10 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +41,6 @@ class _Segment:
     """Digests in order, and where in the file each one's value lies; what was asked for is marked as used."""
 
     def __init__(self, folder: Path) -> None:
-        manifest.verify(folder)
         self.folder = folder
         self.digests: Bytes = np.load(folder / _DIGESTS, mmap_mode="r")
         self._heads = _heads(self.digests)
@@ -65,65 +63,69 @@ class _Segment:
         return (self._values[start:end].tobytes() for start, end in self._places[positions].tolist())
 
 
-@dataclass
-class Memo:
-    """What earlier runs worked out under one key, open for one run. Made by `open_memo`."""
+class Known:
+    """What earlier runs worked out under one key, to be read."""
 
-    segments: list[_Segment]
-    _file: Any
-    # Of the new values, one after the other: forty bytes for each.
-    _digests: bytearray = field(default_factory=bytearray)
-    _lengths: array[int] = field(default_factory=lambda: array("q"))
-    _forgotten: set[bytes] = field(default_factory=set)
-    _blanked: set[int] = field(default_factory=set)
-    hits: int = 0
-    misses: int = 0
+    def __init__(self, segments: Sequence[Path]) -> None:
+        """Open a memo's segments again, in another process; whoever opened the memo has checked them."""
+        self.segments = [_Segment(folder) for folder in segments]
 
     def known(self, digests: Sequence[bytes]) -> list[bytes | None]:
         """The value that is remembered for each digest, in order, or None."""
         found: list[bytes | None] = [None] * len(digests)
-        if not digests:
-            return found
-        wanted = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
-        for segment in self.segments:
-            at = segment.find(wanted)
+        for segment, at in self._places(digests):
             [known] = np.nonzero(at >= 0)
-            segment.used[at[known]] = True
             for position, value in zip(known.tolist(), segment.values(at[known]), strict=True):
                 found[position] = value
         return found
 
+    def _places(self, digests: Sequence[bytes]) -> Iterator[tuple[_Segment, npt.NDArray[np.int64]]]:
+        """Each segment, and where in it each digest lies; that is marked as used."""
+        if not digests:
+            return
+        wanted = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+        for segment in self.segments:
+            at = segment.find(wanted)
+            segment.used[at[at >= 0]] = True
+            yield segment, at
+
+
+class Memo(Known):
+    """What earlier runs worked out under one key, open for one run. Made by `open_memo`."""
+
+    def __init__(self, segments: Sequence[Path], values: BinaryIO) -> None:
+        """`values` is the new segment's file of values."""
+        super().__init__(segments)
+        self._file = values
+        # Of the new values, one after the other: forty bytes for each.
+        self._digests = bytearray()
+        self._lengths = array("q")
+        self._forgotten: set[bytes] = set()
+        self._blanked: set[int] = set()
+
     def keep(self, digests: Sequence[bytes]) -> list[bool]:
         """Which of them are known, without their values; those are kept for the next run."""
         found = np.zeros(len(digests), bool)
-        if digests:
-            wanted = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
-            for segment in self.segments:
-                at = segment.find(wanted)
-                segment.used[at[at >= 0]] = True
-                found |= at >= 0
+        for _, at in self._places(digests):
+            found |= at >= 0
         return list(map(bool, found))
-
-    def completed(self, digests: Sequence[bytes], known: Sequence[bytes | None], fresh: Sequence[bytes]) -> list[bytes]:
-        """What is known, with the values that were worked out, in order, where nothing was; those are kept."""
-        left = iter(fresh)
-        missing = known.count(None)
-        if len(fresh) != missing:
-            raise AssertionError(f"memo: {missing} values asked for, {len(fresh)} worked out")
-        self.hits += len(known) - missing
-        self.misses += missing
-        found = []
-        for digest, value in zip(digests, known, strict=True):
-            if value is None:
-                self.add(digest, value := next(left))
-            found.append(value)
-        return found
 
     def values(self, digests: Sequence[bytes], compute: Compute) -> list[bytes]:
         """A value for each digest, in order; `compute` gets the positions of those that are not known."""
-        known = self.known(digests)
-        missing = [position for position, value in enumerate(known) if value is None]
-        return self.completed(digests, known, compute(missing) if missing else [])
+        found = self.known(digests)
+        missing = [position for position, value in enumerate(found) if value is None]
+        new = compute(missing) if missing else []
+        if len(new) != len(missing):
+            raise AssertionError(f"memo: {len(missing)} values asked for, {len(new)} worked out")
+        for position, value in zip(missing, new, strict=True):
+            self.add(digests[position], value)
+            found[position] = value
+        return [value for value in found if value is not None]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where the segments are, for `Known` in another process."""
+        return [segment.folder.resolve() for segment in self.segments]
 
     @property
     def added(self) -> int:
@@ -192,15 +194,15 @@ def open_memo(name: str, key: Any, folder: Path = FOLDER) -> Iterator[Memo]:
     for other in place.parent.glob("*") if place.parent.is_dir() else ():
         if other != place:
             shutil.rmtree(other, ignore_errors=True)
-    segments = [segment for path in sorted(place.glob("segment-*")) if (segment := _opened(path))]
-    number = 1 + max((int(segment.folder.name.removeprefix("segment-")) for segment in segments), default=-1)
+    segments = [path for path in sorted(place.glob("segment-*")) if _is_whole(path)]
+    number = 1 + max((int(path.name.removeprefix("segment-")) for path in segments), default=-1)
     with manifest.commit(place / f"segment-{number:06d}", "memo", params={"name": name}) as draft:
         with (draft.path / _VALUES).open("w+b") as file:
             memo = Memo(segments, file)
             yield memo
             memo.drop_forgotten()
             everything = len(segments) >= _SEGMENTS
-            replaced = [segment for segment in segments if everything or not segment.used.all()]
+            replaced = [segment for segment in memo.segments if everything or not segment.used.all()]
             for segment in replaced:
                 used = np.flatnonzero(segment.used)
                 for digest, value in zip(segment.digests[used], segment.values(used), strict=True):
@@ -213,13 +215,15 @@ def open_memo(name: str, key: Any, folder: Path = FOLDER) -> Iterator[Memo]:
         shutil.rmtree(place / f"segment-{number:06d}", ignore_errors=True)
 
 
-def _opened(path: Path) -> _Segment | None:
-    """A segment, or None and nothing left of it if it is not what its digests promise."""
+def _is_whole(path: Path) -> bool:
+    """Whether a segment is what its digests promise; if not, nothing is left of it."""
     try:
-        return _Segment(path)
+        manifest.verify(path)
+        _Segment(path)
     except (HomegrownError, OSError, ValueError, IndexError):
         shutil.rmtree(path, ignore_errors=True)
-        return None
+        return False
+    return True
 
 
 def _heads(digests: Bytes) -> npt.NDArray[np.uint64]:

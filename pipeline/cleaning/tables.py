@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,20 +21,21 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.cleaning.examination import CHANGES_KEPT, Examination
+from pipeline.cleaning.examination import CHANGES_KEPT
+from pipeline.cleaning.examiner import ExaminedPart
 from pipeline.cleaning.outcomes import Member, Outcome, Repeats, exact_repeats, near_repeats
 from pipeline.cleaning.rejections import Change, Rejection
 from pipeline.cleaning.tally import Tally
 from pipeline.columns import column
 from pipeline.documents import (
+    KINDS,
     part_files,
     part_name,
     read_batches,
-    read_records,
     records_of,
     write_columns,
-    write_records,
 )
+from pipeline.engine import Workers
 from pipeline.import_closure import code_of
 from pipeline.ledger import balance
 from pipeline.memo import Memo, code_digest, open_memo
@@ -71,53 +73,63 @@ class Cleaned:
     """Near-duplicates that are kept, where they are looked for and not dropped."""
 
 
+@dataclass(frozen=True)
+class Memories:
+    """What earlier runs found of texts and of parts, and what they wrote of those."""
+
+    findings: Memo
+    judgements: Memo | None
+    """None where no rule looks at words."""
+    parts: RememberedParts
+
+
 class TableCleaning:
     """The cleaning of one table, whose kind's name a rejection carries as its source."""
 
     def __init__(
         self,
         name: str,
-        kind: type[Any],
-        rules: Examination,
-        remembered: RememberedParts,
+        workers: Workers[tuple[str, Path], ExaminedPart],
+        memories: Memories,
         *,
         drop_duplicates: bool,
         near_duplicates: Literal["keep", "drop", "keep_in_one_split"],
     ) -> None:
-        """`rules` look at each record; the rest says what becomes of those that repeat others."""
-        self._name, self._kind, self._rules, self._remembered = name, kind, rules, remembered
+        """`workers` are set up with an `Examiner`; the last two say what becomes of records that repeat others."""
+        self._name, self._kind, self._workers = name, KINDS[name], workers
+        self._memories = memories
         self._drop_duplicates, self._near_duplicates = drop_duplicates, near_duplicates
 
     def clean(self, source: Path, sha256_of: dict[Path, str], target: Path, dropped: Rejections) -> Cleaned:
         """Write the table `target`; `sha256_of` names the digests of the files of `source`."""
         files = part_files(source)
         digests = [_digest(self._name, sha256_of[file]) for file in files]
+        parts = self._memories.parts
         target.mkdir()
         waiting = target / "waiting"  # for what all parts say together
         waiting.mkdir()
-        known = [Outcome.from_bytes(v) if v else None for v in self._remembered.outcomes.known(digests)]
-        self._rules.keep(
-            [digest for outcome in known if outcome for digest in outcome.spelled],
-            [digest for outcome in known if outcome for digest in outcome.standing],
-        )
-        fresh = dict(self._examined([n for n, outcome in enumerate(known) if not outcome], files, waiting))
+        known = [Outcome.from_bytes(value) if value else None for value in parts.outcomes.known(digests)]
+        fresh = {}
+        for number, found in self._examined([n for n, outcome in enumerate(known) if not outcome], files, waiting):
+            parts.outcomes.add(digests[number], found)
+            fresh[number] = Outcome.from_bytes(found)
         outcomes = [outcome or fresh[number] for number, outcome in enumerate(known)]
-        for number, outcome in fresh.items():
-            self._remembered.outcomes.add(digests[number], outcome.to_bytes())
+        self._keep_what_is_known_of_texts(outcomes)
 
         repeats, together = self._repeats(outcomes)
         keys = [_digest(d, json.dumps(sorted(r.items()))) for d, r in zip(digests, repeats, strict=True)]
-        written = self._remembered.files.keep(keys)
+        written = parts.files.keep(keys)
         # What another part's change does to this one has not been written before.
-        again = [number for number, known in enumerate(written) if not known and number not in fresh]
-        for _ in self._examined(again, files, waiting):
+        for _ in self._examined(
+            [n for n, is_known in enumerate(written) if not is_known and n not in fresh], files, waiting
+        ):
             pass
         cleaned = Cleaned(together=together)
         for number, (key, outcome) in enumerate(zip(keys, outcomes, strict=True)):
-            [value] = self._remembered.files.known([key])
+            [value] = parts.files.known([key])
             if value is None:
                 value = self._written(files[number], waiting / part_name(number), outcome, repeats[number])
-                self._remembered.files.add(key, value)
+                parts.files.add(key, value)
             kept, turned_away = _unpacked(value)
             if kept:
                 (target / part_name(number)).write_bytes(kept)
@@ -125,19 +137,31 @@ class TableCleaning:
             if turned_away:
                 dropped.add_part(turned_away)
             _count(cleaned, outcome, repeats[number])
-        for file in waiting.iterdir():
-            file.unlink()
-        waiting.rmdir()
+        shutil.rmtree(waiting)
         dropped.changes += _first_changes(outcomes)
         return cleaned
 
-    def _examined(self, numbers: Sequence[int], files: Sequence[Path], waiting: Path) -> Iterator[tuple[int, Outcome]]:
-        """Examine the parts of these numbers, and leave the cleaned records that no rule drops in a waiting file."""
-        parts = (list(read_records(files[number], self._kind)) for number in numbers)
-        for number, examined in zip(numbers, self._rules.examine(parts), strict=True):
-            kept = (verdict.cleaned for verdict in examined.verdicts if verdict.reason is None)
-            write_records(kept, self._kind, waiting / part_name(number), "lz4")
-            yield number, Outcome.of(examined, self._rules)
+    def _examined(self, numbers: Sequence[int], files: Sequence[Path], waiting: Path) -> Iterator[tuple[int, bytes]]:
+        """The outcomes of the parts of these numbers; the cleaned records that no rule drops are left waiting."""
+        # Workers elsewhere may stand in another folder.
+        asked = ((self._name, files[number].resolve()) for number in numbers)
+        for number, part in zip(numbers, self._workers.map(asked), strict=True):
+            (waiting / part_name(number)).write_bytes(part.kept)
+            for memo, found in (
+                (self._memories.findings, part.personal_data),
+                (self._memories.judgements, part.judgements),
+            ):
+                for digest, value in found:
+                    assert memo is not None
+                    memo.add(digest, value)
+            yield number, part.outcome
+
+    def _keep_what_is_known_of_texts(self, outcomes: Sequence[Outcome]) -> None:
+        """For when a part is changed: the next run then asks for the texts that this one did not."""
+        for outcome in outcomes:
+            self._memories.findings.keep(outcome.spelled)
+            if self._memories.judgements:
+                self._memories.judgements.keep(outcome.standing)
 
     def _repeats(self, outcomes: Sequence[Outcome]) -> tuple[list[Repeats], list[Member]]:
         """For each part the rows to drop since they repeat others; and the near-duplicates that stay."""

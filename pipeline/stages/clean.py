@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any, Literal
 
 from model.freed_memory import keep_freed_memory
 from pipeline.cleaning.contamination import EvaluationTexts
-from pipeline.cleaning.examination import Examination, Texts, remembered_findings, text_rules
+from pipeline.cleaning.examination import remembered_findings
+from pipeline.cleaning.examiner import Examiner
 from pipeline.cleaning.groups import write_groups
 from pipeline.cleaning.judgements import remembered_judgements
 from pipeline.cleaning.personal_data import Policy
 from pipeline.cleaning.quality import NAMES, QualityRule
-from pipeline.cleaning.tables import Cleaned, RememberedParts, TableCleaning, remembered_parts
+from pipeline.cleaning.tables import Cleaned, Memories, TableCleaning, remembered_parts
 from pipeline.cleaning.tally import rule_of
 from pipeline.documents import KINDS, Document, learned_texts, read_records
 from pipeline.engine import make_ready, workers
@@ -100,8 +100,8 @@ def run(
 ) -> None:
     """Pass every record through the rules; each one that goes in comes out or is quarantined with a reason."""
     given = {folder: verify(folder) for folder in (ingested_documents, ingested_examples)}
-    compute = compute.sized(given[ingested_documents].size_bytes, BYTES_PER_WORKER)
-    make_ready(compute, __name__)
+    sized = {folder: compute.sized(manifest.size_bytes, BYTES_PER_WORKER) for folder, manifest in given.items()}
+    make_ready(sized[ingested_documents], __name__)
     keep_freed_memory()
     sha256_of = {folder / name: e.sha256 for folder, manifest in given.items() for name, e in manifest.files.items()}
     evaluations = _evaluation_texts(evaluation_texts) if params.drop_contaminated else None
@@ -110,16 +110,19 @@ def run(
         # Examples come first: no document may hold what they will be evaluated with.
         with (
             commit(examples, "examples", params=params, inputs={"ingested": ingested_examples}) as draft,
-            workers(partial(_text_rules, params, None), compute) as ready,
+            workers(partial(Examiner, params, None, findings.folders, None), sized[ingested_examples]) as ready,
             remembered_parts("examples", asdict(params)) as remembered,
         ):
+            memories = Memories(findings, None, remembered)
             draft.facts["by_kind"] = {}
             for name, kind in EXAMPLES.items():
                 if not (table := ingested_examples / f"{name}.parquet").exists():
                     continue
-                rules = Examination(params, name, kind, ready, findings)
+                cleaning = TableCleaning(
+                    name, ready, memories, drop_duplicates=params.drop_duplicates, near_duplicates="keep"
+                )
                 target = draft.path / table.name
-                found = _clean(params, rules, remembered, name, kind, table, sha256_of, target, dropped)
+                found = _clean(params, cleaning, name, table, sha256_of, target, dropped)
                 rows_in += found.rows_in
                 draft.facts |= {name: found.rows_out, f"{name}_in": found.rows_in}
                 draft.facts["by_kind"][name] = found.tallies[name].facts()
@@ -127,14 +130,20 @@ def run(
                     _look_for(evaluations, target, kind)
         with (
             commit(documents, "documents", params=params, inputs={"ingested": ingested_documents}) as draft,
-            workers(partial(_text_rules, params, evaluations), compute) as ready,
             remembered_judgements(params, evaluations) as judgements,
             remembered_parts("documents", [asdict(params), evaluations and evaluations.digest()]) as remembered,
+            workers(
+                partial(Examiner, params, evaluations, findings.folders, judgements.folders if judgements else None),
+                sized[ingested_documents],
+            ) as ready,
         ):
-            rules = Examination(params, "documents", Document, ready, findings, judgements)
+            cleaning = TableCleaning(
+                "documents", ready, Memories(findings, judgements, remembered),
+                drop_duplicates=params.drop_duplicates, near_duplicates=params.near_duplicates,
+            )  # fmt: skip
             table = ingested_documents / "documents.parquet"
             target = draft.path / table.name
-            found = _clean(params, rules, remembered, "documents", Document, table, sha256_of, target, dropped)
+            found = _clean(params, cleaning, "documents", table, sha256_of, target, dropped)
             if params.near_duplicates == "keep_in_one_split":
                 write_groups([(member.identity, member.digest_of_first.hex()) for member in found.together], draft.path)
             rows_in += found.rows_in
@@ -153,17 +162,10 @@ def run(
         report.note(f"{personal:,} documents hold personal data; see data/reports/data_report")
 
 
-def _text_rules(params: Params, evaluations: EvaluationTexts | None) -> Callable[[Texts], list[bytes]]:
-    keep_freed_memory()
-    return text_rules(params, evaluations)
-
-
 def _clean(
     params: Params,
-    rules: Examination,
-    remembered: RememberedParts,
+    cleaning: TableCleaning,
     name: str,
-    kind: type[Any],
     source: Path,
     sha256_of: dict[Path, str],
     target: Path,
@@ -171,10 +173,6 @@ def _clean(
 ) -> Cleaned:
     """Clean one table; DataError if it holds what must not be there, or nothing is left."""
     dropped_before = len(dropped)
-    looking = params.near_duplicates if kind is Document else "keep"
-    cleaning = TableCleaning(
-        name, kind, rules, remembered, drop_duplicates=params.drop_duplicates, near_duplicates=looking
-    )
     found = cleaning.clean(source, sha256_of, target, dropped)
     _stop_if_too_personal(params, name, found)
     balance("clean", name, read=found.rows_in, written=found.rows_out, quarantined=len(dropped) - dropped_before)

@@ -73,18 +73,16 @@ def test_few_items_are_under_way(processes: int) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_the_results_of_one_stream_may_be_the_items_of_another(processes: int) -> None:
-    """The same workers serve both; what stays here comes back beside its result, and None is no work."""
+def test_workers_do_one_thing_after_another(processes: int) -> None:
+    """The same workers take a second list of items when the first is done, which may be made of its results."""
     with workers(squares, compute(processes)) as ready:
-        once = ready.map_beside((number, number if number % 3 else None) for number in range(20))
-        twice = list(ready.map_beside(((number, square), square) for number, square in once))
-    assert twice == [((n, n**2), n**4) if n % 3 else ((n, None), None) for n in range(20)]
+        assert list(ready.map(list(ready.map(range(5))))) == [n**4 for n in range(5)]
 
 
 def test_where_nothing_is_to_be_done_no_worker_starts() -> None:
     """A set-up that would fail is not called."""
     with workers(partial(refuse, 3), compute(2)) as ready:  # type: ignore[arg-type, type-var]
-        assert list(ready.map_beside([("kept", None)])) == [("kept", None)]
+        assert list(ready.map([])) == []
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -247,7 +247,7 @@ def test_a_record_lost_on_the_way_is_a_bug_that_stops_the_stage(made: Any, monke
     from itertools import islice
 
     from pipeline import documents
-    from pipeline.cleaning import tables
+    from pipeline.cleaning import examiner
     from pipeline.stages import tokenize
 
     write = documents.write_records
@@ -258,7 +258,7 @@ def test_a_record_lost_on_the_way_is_a_bug_that_stops_the_stage(made: Any, monke
 
     shutil.rmtree(made.path("scratch"), ignore_errors=True)
     before = made.digests()
-    for module, stage in ((documents, "ingest"), (tables, "clean")):
+    for module, stage in ((documents, "ingest"), (examiner, "clean")):
         monkeypatch.setattr(module, "write_records", losing)
         with pytest.raises(AssertionError, match=rf"{stage}: \d+ [\w ]+ read, but \d+ written and 0 quarantined"):
             made.run(stage)
