@@ -187,7 +187,7 @@ def perplexities(checkpoint: Path, tokens: Path) -> dict[str, float]:
     from pipeline.shards import map_split
 
     facts = manifest.read(tokens).facts
-    split = map_split(tokens, "validation", vocab_size=facts["vocab_size"], n_tokens=facts["n_tokens"]["validation"])
+    split = map_split(tokens, "validation", facts)
     model = load_model(checkpoint)
     context = model.config.context_length
     rows = min(100_000, len(split) - 1) // context

@@ -29,12 +29,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.record_run import git, hardware  # noqa: E402
 from model.batches import TokenWindows  # noqa: E402
-from pipeline.shards import ShardWriter, TokenArray, map_split  # noqa: E402
+from pipeline.shards import SplitWriter, TokenArray, map_split, write_shards  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "reading-shards.json"
 SHAPES = ((8, 256), (12, 1024))
 """Windows a batch and tokens a window: the default run's, and nanoGPT's for its GPT-2."""
-VOCAB_SIZE, TOKENS_PER_SHARD, DOCUMENT_TOKENS = 50_257, 1 << 24, 1_000
+VOCAB_SIZE, TOKENS_PER_SHARD, DOCUMENT_TOKENS = 50_257, 16_000_000, 1_000
 SECONDS = 1.0
 COMPARED = (
     ("shards", "raw file, nanoGPT's loader"),
@@ -47,8 +47,9 @@ from pathlib import Path
 from pipeline.shards import map_split
 import numpy as np
 folder, n_tokens = Path(sys.argv[1]), int(sys.argv[2])
+counts = [min(16_000_000, n_tokens - first) for first in range(0, n_tokens, 16_000_000)]
 began = time.perf_counter()
-tokens = map_split(folder, "train", vocab_size=50_257, n_tokens=n_tokens)
+tokens = map_split(folder, "train", {"vocab_size": 50_257, "shards": {"train": counts}})
 tokens[0:1024], tokens[n_tokens - 1024 : n_tokens]
 print(time.perf_counter() - began)
 """
@@ -73,8 +74,8 @@ def main() -> None:
         for _ in range(asked.rounds):
             writing["shards"].append(write(folder / "all", tokens))
             writing["raw file"].append(taken(lambda: tokens.tofile(raw)))
-        shards = map_split(folder / "all", "train", vocab_size=VOCAB_SIZE, n_tokens=len(tokens))
-        one_shard = map_split(folder / "one", "train", vocab_size=VOCAB_SIZE, n_tokens=len(one))
+        shards = map_split(folder / "all", "train", facts_of(len(tokens)))
+        one_shard = map_split(folder / "one", "train", facts_of(len(one)))
         one_file = np.asarray(np.memmap(raw, np.uint16, "r"))
         # Every token of both: so each of the two maps has met all its pages, and neither pays for that below.
         step = 1 << 20
@@ -125,21 +126,31 @@ def main() -> None:
 
 
 def write(folder: Path, tokens: TokenArray) -> dict[str, float]:
-    """What it takes to write these tokens as documents; tokenize hands them over by the thousand, so does this."""
+    """What it takes to write these tokens as documents, a shard at a time as tokenize does."""
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
-    documents = len(tokens) // DOCUMENT_TOKENS
-    lengths = np.full(1000, DOCUMENT_TOKENS)
-    names, sources = [f"{number:08}" for number in range(1000)], ["text"] * 1000
 
     def all_of_them() -> None:
-        writer = ShardWriter(folder, "train", VOCAB_SIZE, TOKENS_PER_SHARD)
-        for first in range(0, documents, 1000):
-            writer.extend(names, sources, lengths, tokens[first * DOCUMENT_TOKENS : (first + 1000) * DOCUMENT_TOKENS])
+        writer = SplitWriter(folder, "train")
+        for first in range(0, len(tokens), TOKENS_PER_SHARD):
+            own = tokens[first : first + TOKENS_PER_SHARD]
+            n_documents = len(own) // DOCUMENT_TOKENS
+            writer.add(
+                write_shards(folder / "of", own),
+                [f"{number:08}" for number in range(n_documents)],
+                ["text"] * n_documents,
+                np.full(n_documents, DOCUMENT_TOKENS),
+            )
         writer.close()
 
     return taken(all_of_them)
+
+
+def facts_of(n_tokens: int) -> dict[str, object]:
+    """What the manifest would say of so many."""
+    counts = [min(TOKENS_PER_SHARD, n_tokens - first) for first in range(0, n_tokens, TOKENS_PER_SHARD)]
+    return {"vocab_size": VOCAB_SIZE, "shards": {"train": counts}}
 
 
 def taken(work: Callable[[], None]) -> dict[str, float]:

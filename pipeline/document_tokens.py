@@ -1,7 +1,7 @@
-"""Goes in: parts of a table of documents. Comes out: their tokens, training and validation apart, as arrays.
+"""Goes in: parts of a table of documents. Comes out: their tokens in shards, training and validation apart.
 
-Whoever encodes a part, and however many at once, its tokens are the same: one process, many, or a cluster give the same
-arrays in the same order.
+This is what workers do: nearly all the work of tokenizing. Whoever makes a shard, it is the same: one process, many, or
+a cluster write equal bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.cleaning.groups import read_groups
 from pipeline.encoder import Encoder
 from pipeline.errors import DataError, IntegrityError
-from pipeline.shards import TokenArray, token_type
+from pipeline.shards import TokenArray, token_type, write_shards
 
 SPLITS = ("train", "validation")
 _ROWS_AT_ONCE = 256
@@ -30,35 +30,37 @@ _ROWS_AT_ONCE = 256
 class DocumentTokens:
     """Documents of one split, in order, encoded."""
 
+    shards: list[tuple[Path, int]]
+    """The files that hold their tokens, one after the other, and how many each holds; none where there are none."""
     ids: list[str]
-    """Their ids."""
+    """The documents' ids."""
     sources: list[str]
     """Where each came from."""
     lengths: npt.NDArray[np.int64]
     """Tokens of each, its end-of-text among them."""
-    tokens: TokenArray
-    """The tokens of all, one document after the other."""
     n_bytes: int
     """UTF-8 bytes of all."""
     text_digests: bytes
     """The sha256 of each text, 32 bytes apiece."""
-    note: str
-    """What there is to say about the encoder, if anything."""
 
 
-class PartEncoder:
-    """Encodes parts of a table, a few at a time."""
+class ShardMaker:
+    """Makes shards of some parts of a table, and of others after that."""
 
-    def __init__(self, documents: Path, ranks: Path, validation_fraction: float) -> None:
-        """Load the vocabulary once; it serves for every part of the artefact `documents`."""
-        self._fraction = validation_fraction
+    def __init__(self, documents: Path, ranks: Path, validation_fraction: float, folder: Path) -> None:
+        """Load the vocabulary once; it serves for every part of the artefact `documents`. Shards go to `folder`."""
+        self._fraction, self._folder = validation_fraction, folder
         self._groups = read_groups(documents)
         self._encoder = Encoder(ranks)
         self._type = token_type(self._encoder.encoding.n_vocab)
         self._end = np.array([self._encoder.encoding.eot_token], self._type)
 
-    def __call__(self, parts: Sequence[Path]) -> dict[str, DocumentTokens]:
-        """The tokens of some parts by split; IntegrityError if a page is damaged."""
+    def __call__(self, asked: tuple[int, Sequence[Path]]) -> tuple[dict[str, DocumentTokens], str]:
+        """The documents of some parts by split, and what there is to say about the encoder, if anything.
+
+        The number that comes with the parts must be no others'. IntegrityError if a page is damaged.
+        """
+        number, parts = asked
         sides = {split: _Side() for split in SPLITS}
         for document_id, source, text in chain.from_iterable(map(_read_part, parts)):
             digest = hashlib.sha256(text).digest()
@@ -72,17 +74,18 @@ class PartEncoder:
             side.parts += (ids.astype(self._type), self._end)
             side.n_bytes += len(text)
             side.digests += digest
-        return {split: self._joined(side) for split, side in sides.items()}
+        made = {split: self._made(side, self._folder / f"{split}-of-{number}") for split, side in sides.items()}
+        return made, self._encoder.note
 
-    def _joined(self, side: _Side) -> DocumentTokens:
+    def _made(self, side: _Side, path: Path) -> DocumentTokens:
+        tokens = np.concatenate([*side.parts, np.zeros(0, self._type)])
         return DocumentTokens(
+            shards=write_shards(path, tokens),
             ids=side.ids,
             sources=side.sources,
             lengths=np.array([len(part) + 1 for part in side.parts[::2]], np.int64),
-            tokens=np.concatenate([*side.parts, np.zeros(0, self._type)]),
             n_bytes=side.n_bytes,
             text_digests=bytes(side.digests),
-            note=self._encoder.note,
         )
 
 

@@ -23,7 +23,7 @@ def bits_per_byte(model: GPT, tokens: Path, manifest: Manifest) -> float:
     from model.scoring import validation_loss
 
     facts = manifest.facts
-    held_out = map_split(tokens, "validation", vocab_size=facts["vocab_size"], n_tokens=facts["n_tokens"]["validation"])
+    held_out = map_split(tokens, "validation", facts)
     n_tokens = min(len(held_out), (WINDOWS + 1) * model.config.context_length)
     score = validation_loss(
         model, np.asarray(held_out[:n_tokens]), start_id=int(facts["end_of_text"]), max_windows=WINDOWS

@@ -163,7 +163,7 @@ def documents(
 
     def split(name: Literal["train", "validation"]) -> Any:
         facts = manifest.facts
-        return map_split(tokens, name, vocab_size=facts["vocab_size"], n_tokens=facts["n_tokens"][name])
+        return map_split(tokens, name, facts)
 
     pieces = Pieces(split("train"), rows["first_token"].to_numpy(), rows["n_tokens"].to_numpy())
     windows = TokenWindows(pieces, context_length, batching.batch_size, batching.seed)

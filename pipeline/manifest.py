@@ -138,12 +138,17 @@ def read(folder: Path) -> Manifest:
 def verify(folder: Path) -> Manifest:
     """The manifest, after every file was found to have its recorded size and sha256; IntegrityError otherwise."""
     manifest = read(folder)
-    for name, entry in manifest.files.items():
-        path = folder / name
+
+    def check(item: tuple[str, FileEntry]) -> None:
+        path, entry = folder / item[0], item[1]
         if not path.is_file():
             raise IntegrityError(f"{path}: named in the manifest but not there; remove {folder} and run again")
         if path.stat().st_size != entry.size_bytes or sha256_file(path) != entry.sha256:
             raise IntegrityError(f"{path}: its bytes are not those of the manifest; remove {folder} and run again")
+
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        for _ in pool.map(check, manifest.files.items()):
+            pass
     return manifest
 
 

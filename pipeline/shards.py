@@ -5,14 +5,13 @@ tokens as fixed-size binary. Uncompressed and PLAIN, the single page of a shard'
 footer says where it starts, and numpy maps it. Any Parquet reader can read the same file.
 
 A split is `SPLIT-00000.parquet`, … and `SPLIT.documents.parquet`, which says where each document lies and of which
-source it is. The last block is filled up with zeros; how many tokens count stands in the artefact's manifest.
+source it is. A shard's last block is filled up with zeros; how many tokens count stands in the artefact's manifest.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -47,64 +46,75 @@ def token_type(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
     return np.dtype(np.uint16) if vocab_size <= 1 << 16 else np.dtype(np.uint32)
 
 
-@dataclass
-class ShardWriter:
-    """Writes one split into `folder`, holding at most one shard in memory. Call `close` at the end."""
+def write_shards(path: Path, tokens: TokenArray) -> list[tuple[Path, int]]:
+    """Write tokens of the type of `token_type` as a shard, and how many there are; as several where one cannot hold
+    them, named after `path` in their order; as none where there are none."""
+    pieces = [tokens[first : first + MAX_SHARD_TOKENS] for first in range(0, len(tokens), MAX_SHARD_TOKENS)]
+    written = [(path.with_name(f"{path.name}-{number}"), len(piece)) for number, piece in enumerate(pieces)]
+    for (place, _), piece in zip(written, pieces, strict=True):
+        _write_shard(place, piece)
+    return written
 
-    folder: Path
-    split: str
-    vocab_size: int
-    tokens_per_shard: int
 
-    def __post_init__(self) -> None:
-        if self.tokens_per_shard % BLOCK_TOKENS or not BLOCK_TOKENS <= self.tokens_per_shard <= MAX_SHARD_TOKENS:
-            raise ValueError(f"tokens_per_shard must be a multiple of {BLOCK_TOKENS:,} and at most 2**27")
-        self._type = token_type(self.vocab_size)
-        self._buffer = np.zeros(self.tokens_per_shard, self._type)
-        self._filled = 0
-        self.n_tokens = 0
-        self.n_shards = 0
+def _write_shard(path: Path, tokens: TokenArray) -> None:
+    blocks = -(-len(tokens) // BLOCK_TOKENS)
+    if missing := blocks * BLOCK_TOKENS - len(tokens):
+        tokens = np.concatenate([tokens, np.zeros(missing, tokens.dtype)])
+    width = BLOCK_TOKENS * tokens.itemsize
+    rows = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), blocks, [None, pa.py_buffer(tokens)])
+    pq.write_table(
+        pa.table({"tokens": rows}),
+        path,
+        compression="NONE",
+        use_dictionary=False,
+        column_encoding={"tokens": "PLAIN"},
+        data_page_size=_ONE_PAGE_BYTES,
+        row_group_size=blocks,
+        write_page_checksum=True,
+        write_statistics=False,
+    )
+
+
+class SplitWriter:
+    """Puts the shards of one split into their places in `folder`, and writes its index. Call `close` at the end."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self._folder, self._split = folder, split
+        self._index_file = pq.ParquetWriter(
+            folder / f"{split}.documents.parquet", _INDEX_SCHEMA, write_page_checksum=True
+        )
         self._index: list[pa.Table] = []
         self._index_rows = 0
-        self._index_file: pq.ParquetWriter | None = None
+        self.shards: list[int] = []
+        """The tokens of each shard."""
+        self.n_tokens = 0
 
-    def add(self, document_id: str, source: str, ids: Sequence[int] | npt.NDArray[np.integer]) -> None:
-        """Append one document's ids, its end-of-text token among them."""
-        tokens = np.asarray(ids, dtype=self._type)
-        self.extend([document_id], [source], np.array([len(tokens)]), tokens)
-
-    def extend(
-        self, document_ids: list[str], sources: list[str], lengths: npt.NDArray[np.int64], tokens: TokenArray
+    def add(
+        self,
+        shards: Sequence[tuple[Path, int]],
+        document_ids: Sequence[str],
+        sources: Sequence[str],
+        lengths: npt.NDArray[np.int64],
     ) -> None:
-        """Append documents one after the other: `lengths` of them, `tokens` of all, of this split's type."""
-        if tokens.dtype != self._type or int(lengths.sum()) != len(tokens):
-            raise ValueError(f"{len(tokens)} tokens of {tokens.dtype}, expected {lengths.sum()} of {self._type}")
+        """Take the next shards, as `write_shards` left them anywhere on the folder's disk, and their documents."""
+        if (written := sum(n_tokens for _, n_tokens in shards)) != lengths.sum():
+            raise ValueError(f"{written:,} tokens in the shards, {lengths.sum():,} in the documents")
+        for path, n_tokens in shards:
+            path.rename(self._folder / f"{self._split}-{len(self.shards):05d}.parquet")
+            self.shards.append(n_tokens)
         first = self.n_tokens + np.cumsum(lengths) - lengths
         self._index.append(table_of([document_ids, sources, first, lengths], _INDEX_SCHEMA))
         self._index_rows += len(document_ids)
+        self.n_tokens += written
         self._write_index(_INDEX_ROWS_PER_GROUP)
-        self.n_tokens += len(tokens)
-        while len(tokens):
-            room = self.tokens_per_shard - self._filled
-            part, tokens = tokens[:room], tokens[room:]
-            self._buffer[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            if self._filled == self.tokens_per_shard:
-                self._write_shard()
 
     def close(self) -> None:
-        """Write what is left of the tokens and of the index."""
-        if self._filled or not self.n_shards:
-            self._write_shard()
+        """Write what is left of the index."""
         self._write_index(1)
-        assert self._index_file is not None
         self._index_file.close()
 
     def _write_index(self, at_least: int) -> None:
         """Write whole row groups of the index; its bytes depend on the documents, not on how they came."""
-        if self._index_file is None:
-            path = self.folder / f"{self.split}.documents.parquet"
-            self._index_file = pq.ParquetWriter(path, _INDEX_SCHEMA, write_page_checksum=True)
         if self._index_rows < at_least:
             return
         rows = pa.concat_tables(self._index).combine_chunks()
@@ -112,26 +122,6 @@ class ShardWriter:
             self._index_file.write_table(rows[:_INDEX_ROWS_PER_GROUP])
             rows = rows[_INDEX_ROWS_PER_GROUP:]
         self._index, self._index_rows = [rows], len(rows)
-
-    def _write_shard(self) -> None:
-        blocks = max(1, -(-self._filled // BLOCK_TOKENS))
-        tokens = self._buffer[: blocks * BLOCK_TOKENS]
-        tokens[self._filled :] = 0
-        width = BLOCK_TOKENS * self._type.itemsize
-        rows = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), blocks, [None, pa.py_buffer(tokens)])
-        pq.write_table(
-            pa.table({"tokens": rows}),
-            self.folder / f"{self.split}-{self.n_shards:05d}.parquet",
-            compression="NONE",
-            use_dictionary=False,
-            column_encoding={"tokens": "PLAIN"},
-            data_page_size=_ONE_PAGE_BYTES,
-            row_group_size=blocks,
-            write_page_checksum=True,
-            write_statistics=False,
-        )
-        self.n_shards += 1
-        self._filled = 0
 
 
 def map_shard(path: Path, vocab_size: int) -> TokenArray:
@@ -199,14 +189,24 @@ class TokenRow:
         return np.concatenate(self._shards).astype(dtype or self._shards[0].dtype, copy=False)
 
 
-def map_split(folder: Path, split: str, *, vocab_size: int, n_tokens: int) -> TokenArray | TokenRow:
-    """A split's tokens, flat and in order, without a copy: an array if it is one shard, else a row of arrays."""
-    shards = [map_shard(path, vocab_size) for path in sorted(folder.glob(f"{split}-?????.parquet"))]
-    total = sum(len(shard) for shard in shards)
-    if not shards or not n_tokens <= total < n_tokens + BLOCK_TOKENS + 1:
-        raise IntegrityError(f"{folder}: split {split!r} holds {total:,} tokens where {n_tokens:,} were written")
-    shards[-1] = shards[-1][: len(shards[-1]) - (total - n_tokens)]
-    return shards[0] if len(shards) == 1 else TokenRow(shards)
+def map_split(folder: Path, split: str, facts: Mapping[str, Any]) -> TokenArray | TokenRow:
+    """A split's tokens, flat and in order, without a copy: an array if it is one shard, else a row of arrays.
+
+    `facts` are those of the artefact's manifest: `vocab_size`, and the tokens of each shard as `shards`.
+    """
+    paths = sorted(folder.glob(f"{split}-?????.parquet"))
+    counts: list[int] = facts["shards"][split]
+    shards = [map_shard(path, facts["vocab_size"]) for path in paths]
+    found, written = [-(-len(shard) // BLOCK_TOKENS) for shard in shards], [-(-n // BLOCK_TOKENS) for n in counts]
+    if found != written:
+        raise IntegrityError(
+            f"{folder}: split {split!r} holds {sum(found):,} blocks in {len(found)} shards, where {sum(written):,} in "
+            f"{len(written)} were written"
+        )
+    trimmed = [shard[:n_tokens] for shard, n_tokens in zip(shards, counts, strict=True)]
+    if len(trimmed) > 1:
+        return TokenRow(trimmed)
+    return trimmed[0] if trimmed else np.zeros(0, token_type(facts["vocab_size"]))
 
 
 def read_index(folder: Path, split: str) -> pa.Table:

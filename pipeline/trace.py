@@ -5,8 +5,10 @@ Every file is read a row group at a time, so a corpus of any size needs the same
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -223,14 +225,15 @@ def token_places(tokens: Path, ids: list[str]) -> dict[str, TokenPlace]:
     """Where the documents of these ids lie in the shards; those that have no tokens are left out."""
     if not (tokens / manifest.MANIFEST).is_file():
         return {}
-    per_shard = int(manifest.read(tokens).params["tokens_per_shard"])
+    shards_of = manifest.read(tokens).facts["shards"]
     wanted = pa.array(ids, pa.string())
     places = {}
     for index in sorted(tokens.glob("*.documents.parquet")):
         split = index.name.removesuffix(".documents.parquet")
         for row in _rows(index, lambda table: pc.is_in(table["id"], value_set=wanted), ["id"]):
             first, n_tokens = row["first_token"], row["n_tokens"]
-            last = first + max(n_tokens, 1) - 1
-            shards = tuple(f"{split}-{n:05d}.parquet" for n in range(first // per_shard, last // per_shard + 1))
-            places[row["id"]] = TokenPlace(split, shards, first % per_shard, first, n_tokens)
+            ends = list(accumulate(shards_of[split]))
+            numbers = range(bisect_right(ends, first), bisect_right(ends, first + max(n_tokens, 1) - 1) + 1)
+            shards = tuple(f"{split}-{number:05d}.parquet" for number in numbers)
+            places[row["id"]] = TokenPlace(split, shards, first - [0, *ends][numbers[0]], first, n_tokens)
     return places

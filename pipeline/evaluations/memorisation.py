@@ -167,7 +167,7 @@ def _documents(tokens: Path, manifest: Manifest, split: str, n: int) -> dict[str
     # The last token of a document is its end-of-text.
     long = [i for i, length in enumerate(index["n_tokens"]) if length > wanted]
     chosen = long if len(long) <= n else [long[i * len(long) // n] for i in range(n)]
-    row = map_split(tokens, split, vocab_size=facts["vocab_size"], n_tokens=facts["n_tokens"][split])
+    row = map_split(tokens, split, facts)
     starts = index["first_token"]
     return {index["id"][i]: np.asarray(row[starts[i] : starts[i] + wanted]).tolist() for i in chosen}
 

@@ -37,9 +37,9 @@ def evaluate(
     facts = manifest.facts
     n_bytes = int(facts["n_bytes"]["validation"])
     encoding = load_encoding(tokens / RANKS_FILE)
-    vocab_size, n_tokens = int(facts["vocab_size"]), facts["n_tokens"]
-    validation = np.asarray(map_split(tokens, "validation", vocab_size=vocab_size, n_tokens=n_tokens["validation"]))
-    training = map_split(tokens, "train", vocab_size=vocab_size, n_tokens=n_tokens["train"])
+    vocab_size = int(facts["vocab_size"])
+    validation = np.asarray(map_split(tokens, "validation", facts))
+    training = map_split(tokens, "train", facts)
     nats = token_nats(model, validation, start_id=encoding.eot_token)
     score = TokenScore(float(nats.sum(dtype=np.float64)), len(validation))
     counts = np.ones(vocab_size, np.int64)

@@ -196,7 +196,7 @@ def _written(
 ) -> tuple[dict[str, float], list[Figure]]:
     """How the model writes when nothing is asked."""
     facts = manifest.facts
-    training = map_split(tokens, "train", vocab_size=facts["vocab_size"], n_tokens=facts["n_tokens"]["train"])
+    training = map_split(tokens, "train", facts)
     return generation.evaluate(
         model,
         encoding,

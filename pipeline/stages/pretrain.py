@@ -282,7 +282,7 @@ def training_config(params: Params) -> Any:
 
 def _tokens(folder: Path, manifest: Manifest, split: str) -> Any:
     facts = manifest.facts
-    return map_split(folder, split, vocab_size=facts["vocab_size"], n_tokens=facts["n_tokens"][split])
+    return map_split(folder, split, facts)
 
 
 def _batches(params: Params, tokens: Path, manifest: Manifest, report: Report) -> Callable[[int], Batch]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline import encodings
 from pipeline.cleaning.groups import read_groups
-from pipeline.document_tokens import SPLITS, PartEncoder, split_of, split_of_digest
+from pipeline.document_tokens import SPLITS, ShardMaker, split_of, split_of_digest
 from pipeline.documents import Document, part_files, read_records
 from pipeline.engine import make_ready, workers
 from pipeline.errors import DataError
@@ -20,13 +20,12 @@ from pipeline.ledger import balance
 from pipeline.manifest import commit, read, verify
 from pipeline.params import Compute
 from pipeline.report import Report
-from pipeline.shards import BLOCK_TOKENS, MAX_SHARD_TOKENS, ShardWriter
+from pipeline.shards import SplitWriter
 
 __all__ = ["READS", "SPLITS", "WRITES", "Params", "run", "split_of"]
 
 READS = {"documents": "data/documents/clean", "validation": "data/reports/validation"}
 WRITES = {"tokens": "data/tokens"}
-_PARTS_AT_ONCE = 12  # to hand out one after the other costs a tenth more, and two workers twice that
 BYTES_PER_WORKER = 1 << 25  # compressed, 100 MB of text: with twice as much a second worker makes up for its beginning
 
 
@@ -44,8 +43,8 @@ class Params:
     """At most this many bytes of text train the vocabulary: where there is more, a sample chosen by the texts' hash."""
     validation_fraction: float
     """The share of documents held out, chosen by the hash of the text, so that a document never changes sides."""
-    tokens_per_shard: int
-    """Tokens in a shard, a multiple of 65,536."""
+    parts_per_shard: int
+    """About so many parts of the documents, of 800,000 characters each, make a shard."""
 
     def __post_init__(self) -> None:
         if self.vocab_size <= encodings.BYTES + 1:
@@ -54,38 +53,42 @@ class Params:
             raise ValueError("training_bytes must be at least 1")
         if not 0 < self.validation_fraction < 1:
             raise ValueError("validation_fraction must lie between 0 and 1")
-        if self.tokens_per_shard % BLOCK_TOKENS or not BLOCK_TOKENS <= self.tokens_per_shard <= MAX_SHARD_TOKENS:
-            raise ValueError(f"tokens_per_shard must be a multiple of {BLOCK_TOKENS:,} and at most 2**27")
+        if self.parts_per_shard < 1:
+            raise ValueError("parts_per_shard must be at least 1")
 
 
 def run(params: Params, *, documents: Path, validation: Path, tokens: Path, compute: Compute, report: Report) -> None:
     """Train or load the vocabulary, then encode every document into its split, in the corpus' order."""
-    compute = compute.sized(read(documents).size_bytes, BYTES_PER_WORKER)
-    make_ready(compute, PartEncoder.__module__)
+    given = verify(documents)
+    compute = compute.sized(given.size_bytes, BYTES_PER_WORKER)
+    make_ready(compute, ShardMaker.__module__)
     source = documents / "documents.parquet"
-    total = int(verify(documents).facts["documents"])
+    total = int(given.facts["documents"])
     read(validation)  # its manifest exists only if every expectation held
     with commit(tokens, "tokens", params=params, inputs={"documents": documents, "validation": validation}) as draft:
         ranks_file = draft.path / encodings.RANKS_FILE
         ranks, pattern = _write_vocabulary(params, source, ranks_file, report)
         vocab_size, end_of_text = len(ranks) + 1, len(ranks)
-        writers = {split: ShardWriter(draft.path, split, vocab_size, params.tokens_per_shard) for split in SPLITS}
+        writers = {split: SplitWriter(draft.path, split) for split in SPLITS}
         n_bytes = dict.fromkeys(SPLITS, 0)
         n_documents = dict.fromkeys(SPLITS, 0)
         texts_digests = {split: hashlib.sha256() for split in SPLITS}
         # Workers elsewhere may stand in another folder.
-        encode = partial(PartEncoder, documents.resolve(), ranks_file.resolve(), params.validation_fraction)
+        make = partial(
+            ShardMaker, documents.resolve(), ranks_file.resolve(), params.validation_fraction, draft.path.resolve()
+        )
+        files = part_files(source)
+        parts = [(file.resolve(), given.files[file.relative_to(documents).as_posix()].sha256) for file in files]
         said = ""
-        with workers(encode, compute) as encoders:
-            for encoded in encoders.map(_some_at_a_time([file.resolve() for file in part_files(source)])):
-                for split, part in encoded.items():
-                    writers[split].extend(part.ids, part.sources, part.lengths, part.tokens)
-                    n_bytes[split] += part.n_bytes
-                    n_documents[split] += len(part.ids)
-                    texts_digests[split].update(part.text_digests)
-                    if part.note != said:
-                        report.note(said := part.note)
-                del encoded, part  # or they would be held while the next parts are worked on
+        with workers(make, compute) as makers:
+            for by_split, note in makers.map(enumerate(_for_shards(parts, params.parts_per_shard))):
+                for split, made in by_split.items():
+                    writers[split].add(made.shards, made.ids, made.sources, made.lengths)
+                    n_bytes[split] += made.n_bytes
+                    n_documents[split] += len(made.ids)
+                    texts_digests[split].update(made.text_digests)
+                if note != said:
+                    report.note(said := note)
                 report.progress(sum(n_documents.values()), total, "documents")
         balance("tokenize", "documents", read=total, written=sum(n_documents.values()))
         for split, writer in writers.items():
@@ -100,6 +103,7 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
             "vocabulary_fingerprint": encodings.fingerprint_of(ranks, pattern),
             "end_of_text": end_of_text,
             "n_tokens": {split: writer.n_tokens for split, writer in writers.items()},
+            "shards": {split: writer.shards for split, writer in writers.items()},
             "n_bytes": n_bytes,
             "n_documents": n_documents,
             # What was held out, whatever the vocabulary: figures in bits per byte compare if this is equal.
@@ -113,8 +117,20 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
     )
 
 
-def _some_at_a_time(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
-    return (files[start : start + _PARTS_AT_ONCE] for start in range(0, len(files), _PARTS_AT_ONCE))
+def _for_shards(parts: Sequence[tuple[Path, str]], parts_per_shard: int) -> Iterator[list[Path]]:
+    """The parts that make each shard, of all parts with their digests.
+
+    Like a part, a shard ends where its content says, so a changed part changes the shards near it and no others.
+    """
+    chosen: list[Path] = []
+    for path, sha256 in parts:
+        chosen.append(path)
+        may_end = len(chosen) >= parts_per_shard / 2 and int(sha256[:8], 16) / 2**32 < 2 / parts_per_shard
+        if may_end or len(chosen) >= 2 * parts_per_shard:
+            yield chosen
+            chosen = []
+    if chosen:
+        yield chosen
 
 
 def _write_vocabulary(

@@ -28,7 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ingest": {"sources": ["texts"], "texts": "texts"},
     "clean": {"near_duplicates": "keep"},  # the texts are alike on purpose
     "validate": {"minimum_documents": 20, "minimum_examples_per_class": 3},
-    "tokenize": {"vocab_size": 300, "validation_fraction": 0.2, "tokens_per_shard": 65_536},
+    "tokenize": {"vocab_size": 300, "validation_fraction": 0.2, "parts_per_shard": 1},
     "pretrain": {
         "context_length": 192,
         "n_layers": 1,

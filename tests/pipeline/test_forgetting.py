@@ -18,7 +18,7 @@ def test_it_is_the_figure_that_evaluation_gives(made: Any) -> None:
     model = load_model(made.path("checkpoints/base"))
     manifest = made.manifest("tokens")
     facts = manifest.facts
-    tokens = map_split(made.path("tokens"), "validation", vocab_size=300, n_tokens=facts["n_tokens"]["validation"])
+    tokens = map_split(made.path("tokens"), "validation", facts)
     score = validation_loss(model, tokens, start_id=299)
     expected = score.bits_per_byte(facts["n_bytes"]["validation"])
     assert bits_per_byte(model, made.path("tokens"), manifest) == pytest.approx(expected)

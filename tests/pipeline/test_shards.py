@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,16 @@ from hypothesis import strategies as st
 
 from model.batches import TokenWindows
 from pipeline.errors import IntegrityError
-from pipeline.shards import BLOCK_TOKENS, ShardWriter, TokenRow, map_shard, map_split, read_index, token_type
+from pipeline.shards import (
+    BLOCK_TOKENS,
+    SplitWriter,
+    TokenRow,
+    map_shard,
+    map_split,
+    read_index,
+    token_type,
+    write_shards,
+)
 
 VOCAB = 300
 
@@ -51,16 +61,33 @@ for position in [*range(0, header, 2), *range(len(whole) - 300, len(whole), 3)]:
 """
 
 
-def write(folder: Path, documents: Iterable[list[int]], vocab_size: int = VOCAB) -> ShardWriter:
-    writer = ShardWriter(folder, "train", vocab_size, BLOCK_TOKENS)
-    for number, ids in enumerate(documents):
-        writer.add(f"d{number}", f"s{number % 2}", ids)
+Facts = dict[str, Any]
+
+
+def write(folder: Path, documents: Sequence[Sequence[int]], per_shard: int = 1, vocab_size: int = VOCAB) -> Facts:
+    """Shards of so many documents each, and what the manifest would say of them."""
+    writer = SplitWriter(folder, "train")
+    for first in range(0, len(documents), per_shard):
+        chosen = [np.asarray(ids, token_type(vocab_size)) for ids in documents[first : first + per_shard]]
+        numbers = range(first, first + len(chosen))
+        writer.add(
+            write_shards(folder / f"of-{first}", np.concatenate(chosen)),
+            [f"d{number}" for number in numbers],
+            [f"s{number % 2}" for number in numbers],
+            np.array([len(ids) for ids in chosen]),
+        )
     writer.close()
-    return writer
+    return {"vocab_size": vocab_size, "shards": {"train": writer.shards}}
 
 
-def tokens_of(folder: Path, writer: ShardWriter) -> np.ndarray:
-    return np.asarray(map_split(folder, "train", vocab_size=writer.vocab_size, n_tokens=writer.n_tokens))
+def tokens_of(folder: Path, facts: Facts) -> np.ndarray:
+    return np.asarray(map_split(folder, "train", facts))
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shard can hold more than a block."""
+    monkeypatch.setattr("pipeline.shards.MAX_SHARD_TOKENS", BLOCK_TOKENS)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -71,15 +98,18 @@ def tokens_of(folder: Path, writer: ShardWriter) -> np.ndarray:
         ),
         min_size=1,
         max_size=5,
-    )
+    ),
+    per_shard=st.integers(1, 5),
 )
-def test_reading_undoes_writing(tmp_path_factory: pytest.TempPathFactory, lengths: list[int]) -> None:
-    """Documents of any length, across blocks and shards, come back as one row of tokens in order."""
+def test_reading_undoes_writing(
+    tmp_path_factory: pytest.TempPathFactory, small_shards: None, lengths: list[int], per_shard: int
+) -> None:
+    """Documents of any length, however many to a shard, across blocks and shards, come back as one row in order."""
     folder = tmp_path_factory.mktemp("shards")
     everything = np.arange(sum(lengths)) * 7 % VOCAB
     documents = np.split(everything, np.cumsum(lengths)[:-1])
-    writer = write(folder, [document.tolist() for document in documents])
-    assert np.array_equal(tokens_of(folder, writer), everything)
+    assert np.array_equal(tokens_of(folder, write(folder, documents, per_shard)), everything)
+    assert not list(folder.glob("of-*"))
     index = read_index(folder, "train").to_pydict()
     assert index == {
         "id": [f"d{number}" for number in range(len(lengths))],
@@ -90,19 +120,22 @@ def test_reading_undoes_writing(tmp_path_factory: pytest.TempPathFactory, length
 
 
 def test_every_token_lies_in_exactly_one_shard(tmp_path: Path) -> None:
-    """The shards hold the tokens one after the other, and only the last is filled up, with zeros."""
-    writer = write(tmp_path, [list(range(1, 201)) * 500, [7] * 50_000])
-    shards = [map_shard(path, VOCAB) for path in sorted(tmp_path.glob("train-*.parquet"))]
-    assert [len(shard) for shard in shards] == [BLOCK_TOKENS] * 3
-    joined = np.concatenate(shards)
-    assert joined[: writer.n_tokens].tolist() == list(range(1, 201)) * 500 + [7] * 50_000
-    assert not joined[writer.n_tokens :].any()
+    """The shards hold the tokens one after the other, and the last block of each is filled up, with zeros."""
+    facts = write(tmp_path, [list(range(1, 201)) * 500, [7] * 50_000])
+    shards = [map_shard(path, VOCAB) for path in sorted(tmp_path.glob("train-?????.parquet"))]
+    assert [len(shard) for shard in shards] == [2 * BLOCK_TOKENS, BLOCK_TOKENS]
+    assert facts["shards"]["train"] == [100_000, 50_000]
+    assert shards[0][:100_000].tolist() == list(range(1, 201)) * 500
+    assert (set(shards[1][:50_000].tolist()), shards[0][100_000:].any(), shards[1][50_000:].any()) == (
+        {7},
+        False,
+        False,
+    )
 
 
 def test_one_shard_is_read_without_a_copy(tmp_path: Path) -> None:
     """With one shard the split is a read-only view of the file itself: no byte was copied."""
-    writer = write(tmp_path, [[1, 2, 3]])
-    tokens = tokens_of(tmp_path, writer)
+    tokens = tokens_of(tmp_path, write(tmp_path, [[1, 2, 3]]))
     owner = tokens
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
@@ -124,8 +157,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenRow, np.ndar
     """Three shards and what was written into them."""
     folder = tmp_path_factory.mktemp("several")
     everything = np.arange(3 * BLOCK_TOKENS - 5) * 7 % VOCAB
-    writer = write(folder, [everything.tolist()])
-    row = map_split(folder, "train", vocab_size=VOCAB, n_tokens=writer.n_tokens)
+    facts = write(folder, np.split(everything, [5, BLOCK_TOKENS, 2 * BLOCK_TOKENS + 77]))
+    row = map_split(folder, "train", facts)
     assert isinstance(row, TokenRow)
     return row, everything
 
@@ -136,51 +169,51 @@ def test_the_index_does_not_depend_on_how_documents_came(tmp_path: Path) -> None
     ids, sources = [f"d{number}" for number in range(n)], ["s"] * n
     for name, step in (("one by one", 999), ("at once", n)):
         (tmp_path / name).mkdir()
-        writer = ShardWriter(tmp_path / name, "train", VOCAB, BLOCK_TOKENS)
+        writer = SplitWriter(tmp_path / name, "train")
         for i in range(0, n, step):
             count = len(ids[i : i + step])
-            tokens = np.full(count, 7, np.uint16)
-            writer.extend(ids[i : i + step], sources[i : i + step], np.ones(count, np.int64), tokens)
+            shards = write_shards(tmp_path / name / "of", np.full(count, 7, np.uint16))
+            writer.add(shards, ids[i : i + step], sources[i : i + step], np.ones(count, np.int64))
         writer.close()
-    files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one by one", "at once")]
-    assert files[0] == files[1]
+    indices = [(tmp_path / name / "train.documents.parquet").read_bytes() for name in ("one by one", "at once")]
+    assert indices[0] == indices[1]
     assert read_index(tmp_path / "at once", "train")["first_token"].to_pylist() == list(range(n))
 
 
 def test_any_parquet_reader_reads_the_same_tokens(tmp_path: Path) -> None:
     """To plain pyarrow a shard is a table of blocks, 65,536 little-endian tokens each."""
-    writer = write(tmp_path, [[5, 6, 299] * 30_000])
+    facts = write(tmp_path, [[5, 6, 299] * 30_000])
     blocks = [
         block
         for path in sorted(tmp_path.glob("train-*.parquet"))
         for block in pq.read_table(path, page_checksum_verification=True)["tokens"].to_pylist()
     ]
-    tokens = np.frombuffer(b"".join(blocks), "<u2")[: writer.n_tokens]
-    assert np.array_equal(tokens, tokens_of(tmp_path, writer))
+    tokens = np.frombuffer(b"".join(blocks), "<u2")[:90_000]
+    assert np.array_equal(tokens, tokens_of(tmp_path, facts))
 
 
 @pytest.mark.parametrize(("vocab_size", "kind"), [(300, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
 def test_a_token_takes_as_many_bytes_as_the_vocabulary_needs(tmp_path: Path, vocab_size: int, kind: str) -> None:
     """Up to 65,536 entries a token is two bytes, beyond that four; the largest id survives either way."""
-    writer = write(tmp_path, [[0, vocab_size - 1]], vocab_size)
-    tokens = tokens_of(tmp_path, writer)
+    tokens = tokens_of(tmp_path, write(tmp_path, [[0, vocab_size - 1]], vocab_size=vocab_size))
     assert (tokens.dtype, token_type(vocab_size), tokens.tolist()) == (kind, kind, [0, vocab_size - 1])
 
 
-def test_an_id_beyond_the_type_is_refused(tmp_path: Path) -> None:
-    """An id that does not fit is an error, never another id."""
-    with pytest.raises(OverflowError):
-        ShardWriter(tmp_path, "train", VOCAB, BLOCK_TOKENS).add("d", "s", [65_536])
+def test_documents_and_shards_must_agree(tmp_path: Path) -> None:
+    """Shards of other documents than those named are refused."""
+    writer = SplitWriter(tmp_path, "train")
+    with pytest.raises(ValueError, match="3 tokens in the shards, 4 in the documents"):
+        writer.add(write_shards(tmp_path / "of", np.zeros(3, np.uint16)), ["d"], ["s"], np.array([4]))
 
 
 def test_a_split_without_documents_is_empty(tmp_path: Path) -> None:
     """No document gives a split of no tokens, which reads as such."""
-    writer = write(tmp_path, [])
-    assert (len(tokens_of(tmp_path, writer)), read_index(tmp_path, "train").num_rows) == (0, 0)
+    facts = write(tmp_path, [])
+    assert (len(tokens_of(tmp_path, facts)), read_index(tmp_path, "train").num_rows) == (0, 0)
 
 
 def test_writing_twice_gives_equal_bytes(tmp_path: Path) -> None:
-    """Shards depend on the tokens alone: what an earlier shard left in the buffer never shows."""
+    """Shards depend on the tokens alone."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write(tmp_path / name, [[9] * BLOCK_TOKENS, [1, 2, 3]])
@@ -188,19 +221,12 @@ def test_writing_twice_gives_equal_bytes(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("size", [0, 1000, BLOCK_TOKENS - 1, BLOCK_TOKENS + 1, 1 << 28])
-def test_a_shard_is_a_whole_number_of_blocks(tmp_path: Path, size: int) -> None:
-    """Other sizes of shard are refused before anything is written."""
-    with pytest.raises(ValueError, match="multiple of 65,536"):
-        ShardWriter(tmp_path, "train", VOCAB, size)
-
-
 def test_a_missing_shard_is_noticed(tmp_path: Path) -> None:
     """Without its first shard, a split does not hold the tokens that were written."""
-    writer = write(tmp_path, [[1] * 100_000])
+    facts = write(tmp_path, [[1] * 100_000, [2] * 10])
     (tmp_path / "train-00000.parquet").unlink()
-    with pytest.raises(IntegrityError, match="holds 65,536 tokens where 100,000 were written"):
-        tokens_of(tmp_path, writer)
+    with pytest.raises(IntegrityError, match="holds 1 blocks in 1 shards, where 3 in 2 were written"):
+        tokens_of(tmp_path, facts)
 
 
 BLOCK = pa.array([bytes(2 * BLOCK_TOKENS)] * 2, pa.binary(2 * BLOCK_TOKENS))
@@ -245,9 +271,8 @@ def test_a_flipped_bit_of_the_layout_never_gives_other_tokens(
     tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     """Wherever a bit of the page header or the footer flips, the tokens are the same or refused."""
-    writer = ShardWriter(tmp_path, "t", VOCAB, BLOCK_TOKENS)
-    writer.add("d", "s", list(range(VOCAB)) * 10)
-    writer.close()
+    [(path, _)] = write_shards(tmp_path / "t", np.tile(np.arange(VOCAB, dtype=np.uint16), 10))
+    path.rename(tmp_path / "t-00000.parquet")
     said = python("-c", FLIPPER, cwd=tmp_path).stdout.splitlines()
     assert [line for line in said if "WRONG" in line] == []
     assert len(said) > 300

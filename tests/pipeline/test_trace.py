@@ -35,8 +35,9 @@ def test_every_document_is_found_by_its_id_and_its_tokens_spell_it(made: Any) ->
         assert ids[-1] == encoding.eot_token
 
 
-def test_a_document_over_a_shard_s_end_names_both_shards(made: Any) -> None:
-    """A document that begins in one shard and ends in the next is said to lie in both."""
+def test_a_document_over_a_shard_s_end_names_both_shards(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a shard cannot hold more, a document begins in it and ends in the next, and is said to lie in both."""
+    monkeypatch.setattr("pipeline.shards.MAX_SHARD_TOKENS", 65_536)
     for number in range(80):
         words = " ".join(f"{number * 7919 * k % 100_003}" for k in range(1, 700))
         (made.root / "texts" / f"long-{number}.txt").write_text(words)

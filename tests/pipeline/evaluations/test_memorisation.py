@@ -19,7 +19,7 @@ from pipeline.evaluations.answers import open_answers
 from pipeline.evaluations.subject import Subject
 from pipeline.loaded_model import LoadedModel
 from pipeline.manifest import commit
-from pipeline.shards import BLOCK_TOKENS, ShardWriter
+from pipeline.shards import SplitWriter, write_shards
 
 ENCODING = encodings.encoding_of({bytes([byte]): byte for byte in range(256)})
 END = ENCODING.eot_token
@@ -34,14 +34,18 @@ def make_tokens(folder: Path, **splits: Sequence[str]) -> Path:
     """Tokens of some texts, as the stage writes them."""
     with commit(folder, "tokens") as draft:
         encodings.write_ranks(ENCODING._mergeable_ranks, draft.path / encodings.RANKS_FILE)
-        counts = {}
+        writers = {split: SplitWriter(draft.path, split) for split in splits}
         for split, texts in splits.items():
-            writer = ShardWriter(draft.path, split, 257, BLOCK_TOKENS)
-            for number, text in enumerate(texts):
-                writer.add(f"{split}-{number}", "texts", [*text.encode(), END])
-            writer.close()
-            counts[split] = writer.n_tokens
-        draft.facts |= {"vocab_size": 257, "n_tokens": counts}
+            encoded = [np.array([*text.encode(), END], np.uint16) for text in texts]
+            shards = write_shards(draft.path / split, np.concatenate(encoded))
+            ids, lengths = [f"{split}-{n}" for n in range(len(texts))], np.array([len(ids) for ids in encoded])
+            writers[split].add(shards, ids, ["texts"] * len(texts), lengths)
+            writers[split].close()
+        draft.facts |= {
+            "vocab_size": 257,
+            "n_tokens": {split: writer.n_tokens for split, writer in writers.items()},
+            "shards": {split: writer.shards for split, writer in writers.items()},
+        }
     return folder
 
 

@@ -35,7 +35,7 @@ def test_a_language_model_is_scored_in_bits_per_byte(made: Any) -> None:
     """Every validation token counts once, and the bits are shared among the bytes that the text had."""
     facts = made.manifest("tokens").facts
     found = metrics(made, "base")
-    tokens = map_split(made.path("tokens"), "validation", vocab_size=300, n_tokens=facts["n_tokens"]["validation"])
+    tokens = map_split(made.path("tokens"), "validation", facts)
     score = validation_loss(load_model(made.path("checkpoints/base")), tokens, start_id=299)
     assert (found["n"], found["main"], found["higher_is_better"]) == (len(tokens), "bits_per_byte", False)
     assert found["bits_per_byte"] == pytest.approx(score.nats / math.log(2) / facts["n_bytes"]["validation"], rel=1e-5)

@@ -29,7 +29,7 @@ def decoded(project: Any, split: str) -> list[str]:
     facts = project.manifest("tokens").facts
     folder = project.path("tokens")
     encoding = encodings.load_encoding(folder / encodings.RANKS_FILE)
-    tokens = map_split(folder, split, vocab_size=facts["vocab_size"], n_tokens=facts["n_tokens"][split])
+    tokens = map_split(folder, split, facts)
     ends = np.flatnonzero(tokens == encoding.eot_token)
     assert ends[-1] == len(tokens) - 1
     return [encoding.decode(part[part != encoding.eot_token].tolist()) for part in np.split(tokens, ends[:-1] + 1)]
@@ -48,9 +48,7 @@ def test_the_index_finds_each_document(made: Any) -> None:
     encoding = encodings.load_encoding(made.path("tokens") / encodings.RANKS_FILE)
     seen = []
     for split in SPLITS:
-        tokens = map_split(
-            made.path("tokens"), split, vocab_size=facts["vocab_size"], n_tokens=facts["n_tokens"][split]
-        )
+        tokens = map_split(made.path("tokens"), split, facts)
         for row in read_index(made.path("tokens"), split).to_pylist():
             ids = tokens[row["first_token"] : row["first_token"] + row["n_tokens"]].tolist()
             assert ids == [*encoding.encode_ordinary(documents[row["id"]]), encoding.eot_token]
@@ -150,6 +148,7 @@ def test_more_workers_change_nothing(made: Any, monkeypatch: pytest.MonkeyPatch)
         made.run("tokenize")
         digests.append(made.manifest("tokens").digest)
     assert len(part_files(made.path("documents/clean/documents.parquet"))) > 4
+    assert len(made.manifest("tokens").facts["shards"]["train"]) > 4
     assert digests[0] == digests[1]
 
 
@@ -162,6 +161,28 @@ def test_a_ray_cluster_changes_nothing(made: Any, monkeypatch: pytest.MonkeyPatc
     made.compute = on_a_ray_cluster(made.compute)
     made.run("tokenize")
     assert made.manifest("tokens").digest == alone
+
+
+def test_a_changed_document_changes_the_shards_near_it(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after them shards have the bytes that they had, so that DVC keeps them once."""
+    monkeypatch.setattr("pipeline.documents.PART_CHARACTERS", 2000)
+
+    def shards() -> dict[str, str]:
+        for stage in ("ingest", "clean"):
+            made.run(stage)
+        made.vouch()
+        made.run("tokenize", ranks=str(made.root / "own.tiktoken"), parts_per_shard=3)
+        files = made.manifest("tokens").files
+        return {entry.sha256: name for name, entry in files.items() if name.startswith("train-")}
+
+    encodings.write_ranks(encodings.train_ranks(["a rat, a bat, a cat"] * 5, 260), made.root / "own.tiktoken")
+    for number in range(200):
+        (made.root / "texts" / f"page-{number:03}.txt").write_text(f"Page {number} is of the days. " * (number % 7 + 1))
+    before = shards()
+    (made.root / "texts" / "page-100.txt").write_text("This page was written anew.")
+    after = shards()
+    assert len(before) > 10
+    assert 0 < len(after.keys() - before.keys()) <= 3
 
 
 def in_small_parts(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,8 +246,7 @@ def test_an_edited_vocabulary_is_refused(made: Any) -> None:
         ({"training_bytes": 0}, ConfigurationError, "training_bytes must be at least 1"),
         ({"vocab_size": 257}, ConfigurationError, "vocab_size must be more than 257: every byte needs a token"),
         ({"validation_fraction": 0.0}, ConfigurationError, "validation_fraction must lie between 0 and 1"),
-        ({"tokens_per_shard": 1000}, ConfigurationError, "tokens_per_shard must be a multiple of 65,536"),
-        ({"tokens_per_shard": 65_536 << 20}, ConfigurationError, "at most 2..27"),
+        ({"parts_per_shard": 0}, ConfigurationError, "parts_per_shard must be at least 1"),
     ],
 )
 def test_what_cannot_work_is_refused_and_the_earlier_tokens_stay(
