@@ -30,7 +30,8 @@ from pipeline import encodings, manifest  # noqa: E402
 from pipeline.documents import Document, part_files, write_table  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "tokenizing.json"
-SMALL_BYTES, REPETITIONS, TIMES = 32_000_000, 5, 10
+SMALL_BYTES, REPETITIONS = 32_000_000, 5
+TIMES = {"small": 1, "large": 10, "huge": 40}
 DOCUMENT_BYTES = 6_000
 TWO = "large, ours, twice at once"
 RANKS, TOKENIZER = "gpt2.tiktoken", "tokenizer.json"
@@ -46,8 +47,9 @@ def main(texts: Path) -> None:
         for repetition in range(REPETITIONS):
             for method in METHODS:
                 measure(runs, folder, "small", method, 1)
-            for cores in (1, 2):
-                measure(runs, folder, "large", "ours", cores)
+            for size in ("large", "huge"):
+                for cores in (1, 2):
+                    measure(runs, folder, size, "ours", cores)
             measure_two(runs, folder)
             print(f"{repetition + 1} of {REPETITIONS} done", flush=True)
             record(runs)
@@ -68,11 +70,12 @@ def record(runs: dict[str, list[dict[str, float]]]) -> None:
     }
     ratios |= {
         # On a small text, reading GPT-2's vocabulary is half of ours.
-        "ours, large / tiktoken, cpu": TIMES * cpu["large, ours, 1"] / cpu["small, tiktoken, 1"],
+        "ours, large / tiktoken, cpu": TIMES["large"] * cpu["large, ours, 1"] / cpu["small, tiktoken, 1"],
         "two cores / one, wall": wall["large, ours, 2"] / wall["large, ours, 1"],
+        "two cores / one, huge, wall": wall["huge, ours, 2"] / wall["huge, ours, 1"],
         # What the machine itself gives: its cores may share an execution unit, a cache and the way to memory.
         "two runs at once / one, wall": wall[TWO] / wall["large, ours, 1"],
-        f"peak memory, {TIMES} times the text": medians["large, ours, 1"]["peak_mb"]
+        f"peak memory, {TIMES['large']} times the text": medians["large, ours, 1"]["peak_mb"]
         / medians["small, ours, 1"]["peak_mb"],
     }
     packages = ("tiktoken", "gigatoken", "tokenizers", "datasets", "datatrove", "pyarrow")
@@ -90,7 +93,7 @@ def record(runs: dict[str, list[dict[str, float]]]) -> None:
 
 
 def prepare(texts: Path, folder: Path) -> None:
-    """Two artefacts of documents, one ten times the other, and the vocabulary in both its forms."""
+    """Artefacts of documents, each some times as large as the smallest, and the vocabulary in both its forms."""
     from pipeline.exporters.huggingface import write_tokenizer
 
     source = "\n\n".join(
@@ -99,9 +102,11 @@ def prepare(texts: Path, folder: Path) -> None:
         for file in sorted((texts / part).rglob("*"))
         if file.suffix in (".txt", ".rst", ".md")
     )
-    for name, first, size in (("small", 0, SMALL_BYTES), ("large", 1000, SMALL_BYTES * TIMES)):
+    for number, (name, times) in enumerate(TIMES.items()):
         with manifest.commit(folder / name / "documents", "documents") as draft:
-            rows = write_table(documents(source, first, size), Document, draft.path / "documents.parquet")
+            rows = write_table(
+                documents(source, 1000 * number, SMALL_BYTES * times), Document, draft.path / "documents.parquet"
+            )
             draft.facts["documents"] = rows
     with manifest.commit(folder / "validation", "validation"):
         pass
@@ -166,7 +171,7 @@ def one(method: str, folder: Path, size: str, cores: int) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    n_bytes = SMALL_BYTES * (TIMES if size == "large" else 1)
+    n_bytes = SMALL_BYTES * TIMES[size]
     # ru_maxrss would be the peak of the process that started this one.
     peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1000
     print(json.dumps({"wall_s": wall, "cpu_s": cpu, "mb_per_s": n_bytes / 1e6 / wall, "peak_mb": peak}))

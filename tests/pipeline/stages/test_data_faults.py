@@ -121,7 +121,7 @@ def full_disk(free):
 for kind, value, from_nothing in task["faults"]:
     if from_nothing:
         forget()
-    shutil.rmtree("data/scratch/memo", ignore_errors=True)
+    shutil.rmtree("data/scratch", ignore_errors=True)
     code, said = globals()[kind](value)
     report = {"fault": [kind, value], "code": code, "said": said, "seen": seen(), "leftovers": leftovers()}
     again = ended(fork())

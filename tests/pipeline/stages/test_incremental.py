@@ -65,9 +65,10 @@ def lay_out(root: Path, chosen: dict[int, str]) -> None:
     )
 )
 def test_cleaning_with_a_memory_gives_what_it_gives_without(
-    fresh: Any, runs: list[tuple[dict[int, str], dict[str, Any]]]
+    fresh: Any, monkeypatch: pytest.MonkeyPatch, runs: list[tuple[dict[int, str], dict[str, Any]]]
 ) -> None:
     """Through any sequence of edits to corpus and rules, every artefact and every refusal is that of a full run."""
+    monkeypatch.setattr("pipeline.documents.PART_CHARACTERS", 600)  # a document or two to a part
     held_out = fresh.path("evaluation_texts")
     for chosen, rules in runs:
         lay_out(fresh.root, chosen)
