@@ -120,9 +120,8 @@ class TableCleaning:
         keys = [_digest(d, json.dumps(sorted(r.items()))) for d, r in zip(digests, repeats, strict=True)]
         written = parts.files.keep(keys)
         # What another part's change does to this one has not been written before.
-        for _ in self._examined(
-            [n for n, is_known in enumerate(written) if not is_known and n not in fresh], files, waiting
-        ):
+        again = [n for n, is_known in enumerate(written) if not is_known and n not in fresh]
+        for _ in self._examined(again, files, waiting):
             pass
         cleaned = Cleaned(together=together)
         for number, (key, outcome) in enumerate(zip(keys, outcomes, strict=True)):

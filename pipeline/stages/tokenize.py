@@ -11,16 +11,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipeline import encodings
-from pipeline.cleaning.groups import GROUPS_FILE, read_groups
-from pipeline.digests import digest_of
+from pipeline.cleaning.groups import read_groups
 from pipeline.document_tokens import SPLITS, ShardMaker, split_of, split_of_digest
 from pipeline.documents import Document, part_files, read_records
-from pipeline.engine import Workers, make_ready, workers
+from pipeline.engine import make_ready, workers
 from pipeline.errors import DataError
 from pipeline.ledger import balance
 from pipeline.manifest import commit, read, verify
 from pipeline.params import Compute
-from pipeline.remembered_shards import BySplit, RememberedShards, remembered_shards
 from pipeline.report import Report
 from pipeline.shards import SplitWriter
 
@@ -71,7 +69,6 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
         ranks_file = draft.path / encodings.RANKS_FILE
         ranks, pattern = _write_vocabulary(params, source, ranks_file, report)
         vocab_size, end_of_text = len(ranks) + 1, len(ranks)
-        fingerprint = encodings.fingerprint_of(ranks, pattern)
         writers = {split: SplitWriter(draft.path, split) for split in SPLITS}
         n_bytes = dict.fromkeys(SPLITS, 0)
         n_documents = dict.fromkeys(SPLITS, 0)
@@ -82,21 +79,15 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
         )
         files = part_files(source)
         parts = [(file.resolve(), given.files[file.relative_to(documents).as_posix()].sha256) for file in files]
-        for_shards = list(_for_shards(parts, params.parts_per_shard))
-        # Who goes with whom decides the split of some documents, and no part knows it.
-        together = given.files.get(GROUPS_FILE)
         said = ""
-        with (
-            workers(make, compute) as makers,
-            remembered_shards([fingerprint, params.validation_fraction, together and together.sha256]) as remembered,
-        ):
-            for by_split, note in _shards(for_shards, makers, remembered, draft.path):
+        with workers(make, compute) as makers:
+            for by_split, note in makers.map(enumerate(_for_shards(parts, params.parts_per_shard))):
                 for split, made in by_split.items():
                     writers[split].add(made.shards, made.ids, made.sources, made.lengths)
                     n_bytes[split] += made.n_bytes
                     n_documents[split] += len(made.ids)
                     texts_digests[split].update(made.text_digests)
-                if note not in ("", said):
+                if note != said:
                     report.note(said := note)
                 report.progress(sum(n_documents.values()), total, "documents")
         balance("tokenize", "documents", read=total, written=sum(n_documents.values()))
@@ -109,7 +100,7 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
             writer.close()
         draft.facts |= {
             "vocab_size": vocab_size,
-            "vocabulary_fingerprint": fingerprint,
+            "vocabulary_fingerprint": encodings.fingerprint_of(ranks, pattern),
             "end_of_text": end_of_text,
             "n_tokens": {split: writer.n_tokens for split, writer in writers.items()},
             "shards": {split: writer.shards for split, writer in writers.items()},
@@ -126,44 +117,20 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
     )
 
 
-Parts = list[tuple[Path, str]]
-"""Files of documents, each with its sha256."""
-
-
-def _for_shards(parts: Parts, parts_per_shard: int) -> Iterator[Parts]:
-    """The parts that make each shard.
+def _for_shards(parts: Sequence[tuple[Path, str]], parts_per_shard: int) -> Iterator[list[Path]]:
+    """The parts that make each shard, of all parts with their digests.
 
     Like a part, a shard ends where its content says, so a changed part changes the shards near it and no others.
     """
-    chosen: Parts = []
+    chosen: list[Path] = []
     for path, sha256 in parts:
-        chosen.append((path, sha256))
+        chosen.append(path)
         may_end = len(chosen) >= parts_per_shard / 2 and int(sha256[:8], 16) / 2**32 < 2 / parts_per_shard
         if may_end or len(chosen) >= 2 * parts_per_shard:
             yield chosen
             chosen = []
     if chosen:
         yield chosen
-
-
-def _shards(
-    for_shards: Sequence[Parts],
-    makers: Workers[tuple[int, Sequence[Path]], tuple[BySplit, str]],
-    remembered: RememberedShards,
-    folder: Path,
-) -> Iterator[tuple[BySplit, str]]:
-    """What is made of each group of parts, or was before, in `folder`; and what the encoder has to say."""
-    digests = [digest_of([sha256 for _, sha256 in parts]) for parts in for_shards]
-    held = [remembered.holds(digest) for digest in digests]
-    asked = enumerate(zip(for_shards, held, strict=True))
-    fresh = makers.map((n, [path for path, _ in parts]) for n, (parts, is_held) in asked if not is_held)
-    for digest, is_held in zip(digests, held, strict=True):
-        if is_held:
-            yield remembered.linked(digest, folder), ""
-        else:
-            made, note = next(fresh)
-            remembered.keep(digest, made)
-            yield made, note
 
 
 def _write_vocabulary(

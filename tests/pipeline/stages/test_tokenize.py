@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import document_tokens, encodings
+from pipeline import encodings
 from pipeline.documents import Document, part_files, read_records
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
 from pipeline.shards import map_split, read_index
@@ -72,14 +70,6 @@ def test_the_same_input_gives_the_same_artefact(made: Any) -> None:
     before = made.manifest("tokens")
     made.run("tokenize")
     assert made.manifest("tokens").digest == before.digest
-    forget(made)
-    made.run("tokenize")
-    assert made.manifest("tokens").digest == before.digest
-
-
-def forget(project: Any) -> None:
-    """Let the next run know of no shard."""
-    shutil.rmtree(project.path("scratch"))
 
 
 def test_more_documents_move_none_to_the_other_side(made: Any) -> None:
@@ -155,7 +145,6 @@ def test_more_workers_change_nothing(made: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("pipeline.stages.tokenize.BYTES_PER_WORKER", 1)
     for count in (1, 2):
         made.compute = replace(made.compute, workers=count)
-        forget(made)
         made.run("tokenize")
         digests.append(made.manifest("tokens").digest)
     assert len(part_files(made.path("documents/clean/documents.parquet"))) > 4
@@ -170,7 +159,6 @@ def test_a_ray_cluster_changes_nothing(made: Any, monkeypatch: pytest.MonkeyPatc
     made.run("tokenize")
     alone = made.manifest("tokens").digest
     made.compute = on_a_ray_cluster(made.compute)
-    forget(made)
     made.run("tokenize")
     assert made.manifest("tokens").digest == alone
 
@@ -195,41 +183,6 @@ def test_a_changed_document_changes_the_shards_near_it(made: Any, monkeypatch: p
     after = shards()
     assert len(before) > 10
     assert 0 < len(after.keys() - before.keys()) <= 3
-    forget(made)
-    assert shards() == after
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Every text of a document that was really encoded."""
-    seen: list[bytes] = []
-    read_part = document_tokens._read_part
-
-    def reading(path: Path) -> Iterator[tuple[str, str, bytes]]:
-        for row in read_part(path):
-            seen.append(row[2])
-            yield row
-
-    monkeypatch.setattr(document_tokens, "_read_part", reading)
-    return seen
-
-
-def test_a_shard_of_the_same_parts_is_not_made_again(made: Any, encoded: list[bytes]) -> None:
-    """A second run encodes nothing; one with another vocabulary, or after a shard was altered, all of it."""
-    made.run("tokenize")
-    before = made.manifest("tokens")
-    assert encoded == []
-    [shard] = made.path("scratch/shards").rglob("train-0")
-    altered = bytearray(shard.read_bytes())
-    altered[5000] ^= 1
-    shard.unlink()  # or the artefact's own file would be altered with it
-    shard.write_bytes(altered)
-    made.run("tokenize")
-    assert len(encoded) == 40
-    assert made.manifest("tokens") == before
-    made.run("tokenize", vocab_size=290)
-    assert len(encoded) == 80
-    assert len(list(made.path("scratch/shards").iterdir())) == 1
 
 
 def in_small_parts(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +198,6 @@ def test_without_gigatoken_the_tokens_are_the_same(made: Any, monkeypatch: pytes
     """tiktoken alone writes the same artefact, and the run says that it is slower."""
     before = made.manifest("tokens").digest
     monkeypatch.setitem(sys.modules, "gigatoken.gigatoken_rs", None)
-    forget(made)
     said = made.run("tokenize").notes
     assert made.manifest("tokens").digest == before
     assert "gigatoken is not installed, so tiktoken does the work, more slowly" in said
