@@ -137,7 +137,7 @@ def write(folder: Path, tokens: TokenArray) -> dict[str, float]:
             own = tokens[first : first + TOKENS_PER_SHARD]
             n_documents = len(own) // DOCUMENT_TOKENS
             writer.add(
-                write_shards(folder / "of", own),
+                write_shards(folder / "of", bytearray(own.data), own.dtype),
                 [f"{number:08}" for number in range(n_documents)],
                 ["text"] * n_documents,
                 np.full(n_documents, DOCUMENT_TOKENS),

@@ -183,7 +183,7 @@ def ours(folder: Path, source: Path, cores: int) -> Callable[[], Any]:
     from pipeline.stages import tokenize
 
     out = tempfile.mkdtemp(dir=folder)
-    params = tokenize.Params(300, str(folder / RANKS), None, 1, 0.01, 16)
+    params = tokenize.Params(300, str(folder / RANKS), None, 1, 0.01, 4)
     compute = Compute("cpu", 1, 30, workers=cores)
     paths = {"documents": source, "validation": folder / "validation", "tokens": Path(out) / "tokens"}
     return lambda: tokenize.run(params, **paths, compute=compute, report=SilentReport())

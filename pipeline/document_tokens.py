@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.cleaning.groups import read_groups
 from pipeline.encoder import Encoder
 from pipeline.errors import DataError, IntegrityError
-from pipeline.shards import TokenArray, token_type, write_shards
+from pipeline.shards import token_type, write_shards
 
 SPLITS = ("train", "validation")
 _ROWS_AT_ONCE = 256
@@ -71,19 +71,20 @@ class ShardMaker:
             side = sides[split_of_digest(self._groups.get(document_id, digest), self._fraction)]
             side.ids.append(document_id)
             side.sources.append(source)
-            side.parts += (ids.astype(self._type), self._end)
+            side.tokens += ids.astype(self._type).data
+            side.tokens += self._end.data
+            side.lengths.append(len(ids) + 1)
             side.n_bytes += len(text)
             side.digests += digest
         made = {split: self._made(side, self._folder / f"{split}-of-{number}") for split, side in sides.items()}
         return made, self._encoder.note
 
     def _made(self, side: _Side, path: Path) -> DocumentTokens:
-        tokens = np.concatenate([*side.parts, np.zeros(0, self._type)])
         return DocumentTokens(
-            shards=write_shards(path, tokens),
+            shards=write_shards(path, side.tokens, self._type),
             ids=side.ids,
             sources=side.sources,
-            lengths=np.array([len(part) + 1 for part in side.parts[::2]], np.int64),
+            lengths=np.array(side.lengths, np.int64),
             n_bytes=side.n_bytes,
             text_digests=bytes(side.digests),
         )
@@ -95,7 +96,8 @@ class _Side:
 
     ids: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
-    parts: list[TokenArray] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    tokens: bytearray = field(default_factory=bytearray)
     n_bytes: int = 0
     digests: bytearray = field(default_factory=bytearray)
 

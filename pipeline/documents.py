@@ -25,8 +25,9 @@ from pipeline.columns import table_of
 from pipeline.errors import DataError, IntegrityError
 
 ROWS_PER_GROUP = 4096
-# A part has at least so many characters, but for the last, on average half as many again, and at most four times.
-PART_CHARACTERS = 1 << 19
+# A part has at least so many characters, but for the last, on average half as many again, and at most twice.
+# Smaller ones would change less often, and be more files to look after.
+PART_CHARACTERS = 1 << 21
 _WEIGHT_OF_A_RECORD = 128  # of its columns and its row, in characters: or a part of short messages would be long
 
 
@@ -225,7 +226,7 @@ def in_parts(records: Iterable[R]) -> Iterator[list[R]]:
         size += own
         if size >= PART_CHARACTERS:
             drawn = int(record.id[:8], 16) / 2**32
-            if drawn < own / (PART_CHARACTERS / 2) or size >= 4 * PART_CHARACTERS:
+            if drawn < own / (PART_CHARACTERS / 2) or size >= 2 * PART_CHARACTERS:
                 yield part
                 part, size = [], 0
     if part:

@@ -223,8 +223,9 @@ def _fingerprint(ranks: dict[bytes, int], split: str, special: dict[str, int]) -
 
 
 def _in_order(ranks: dict[bytes, int]) -> list[bytes]:
-    """The tokens from the first rank to the last."""
-    return sorted(ranks, key=ranks.__getitem__)
+    """The tokens from the first rank to the last; a file's stand so already."""
+    in_order = [*ranks.values()] == [*range(len(ranks))]
+    return [*ranks] if in_order else sorted(ranks, key=ranks.__getitem__)
 
 
 def encode(encoding: tiktoken.Encoding, text: str) -> npt.NDArray[np.uint32]:

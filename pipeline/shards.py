@@ -46,20 +46,25 @@ def token_type(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
     return np.dtype(np.uint16) if vocab_size <= 1 << 16 else np.dtype(np.uint32)
 
 
-def write_shards(path: Path, tokens: TokenArray) -> list[tuple[Path, int]]:
-    """Write tokens of the type of `token_type` as a shard, and how many there are; as several where one cannot hold
-    them, named after `path` in their order; as none where there are none."""
-    pieces = [tokens[first : first + MAX_SHARD_TOKENS] for first in range(0, len(tokens), MAX_SHARD_TOKENS)]
-    written = [(path.with_name(f"{path.name}-{number}"), len(piece)) for number, piece in enumerate(pieces)]
-    for (place, _), piece in zip(written, pieces, strict=True):
-        _write_shard(place, piece)
+def write_shards(path: Path, content: bytearray, kind: np.dtype[Any]) -> list[tuple[Path, int]]:
+    """Write tokens as a shard, and say how many there are; as several where one cannot hold them, named after `path` in
+    their order; as none where there are none.
+
+    `content` is the tokens' memory, `kind` their type; it is filled up with zeros, so that no copy is needed.
+    """
+    n_tokens = len(content) // kind.itemsize
+    content += bytes(-n_tokens % BLOCK_TOKENS * kind.itemsize)
+    tokens = np.frombuffer(content, kind)
+    written = []
+    for number, first in enumerate(range(0, n_tokens, MAX_SHARD_TOKENS)):
+        place = path.with_name(f"{path.name}-{number}")
+        _write_shard(place, tokens[first : first + MAX_SHARD_TOKENS])
+        written.append((place, min(MAX_SHARD_TOKENS, n_tokens - first)))
     return written
 
 
 def _write_shard(path: Path, tokens: TokenArray) -> None:
-    blocks = -(-len(tokens) // BLOCK_TOKENS)
-    if missing := blocks * BLOCK_TOKENS - len(tokens):
-        tokens = np.concatenate([tokens, np.zeros(missing, tokens.dtype)])
+    blocks = len(tokens) // BLOCK_TOKENS
     width = BLOCK_TOKENS * tokens.itemsize
     rows = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), blocks, [None, pa.py_buffer(tokens)])
     pq.write_table(

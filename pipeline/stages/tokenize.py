@@ -44,7 +44,7 @@ class Params:
     validation_fraction: float
     """The share of documents held out, chosen by the hash of the text, so that a document never changes sides."""
     parts_per_shard: int
-    """About so many parts of the documents, of 800,000 characters each, make a shard."""
+    """About so many parts of the documents, of three million characters each, make a shard."""
 
     def __post_init__(self) -> None:
         if self.vocab_size <= encodings.BYTES + 1:
@@ -126,7 +126,7 @@ def _for_shards(parts: Sequence[tuple[Path, str]], parts_per_shard: int) -> Iter
     for path, sha256 in parts:
         chosen.append(path)
         may_end = len(chosen) >= parts_per_shard / 2 and int(sha256[:8], 16) / 2**32 < 2 / parts_per_shard
-        if may_end or len(chosen) >= 2 * parts_per_shard:
+        if may_end or len(chosen) >= 1.5 * parts_per_shard:
             yield chosen
             chosen = []
     if chosen:

@@ -130,13 +130,13 @@ def test_a_table_is_one_to_every_reader(tmp_path: Path, small_parts: int) -> Non
 
 
 def test_parts_are_neither_short_nor_long(small_parts: int) -> None:
-    """All but the last have at least so many characters, and none four times as many but for its last record."""
+    """All but the last have at least so many characters, and none twice as many but for its last record."""
     parts = list(in_parts(pages(3000)))
     sizes = [sum(len(record.text) for record in part) for part in parts]
     assert sum(len(part) for part in parts) == 3000
     weights = [size + 300 * len(part) for size, part in zip(sizes, parts, strict=True)]  # with ids and names
     assert min(weights[:-1]) >= small_parts
-    assert max(size - len(part[-1].text) for size, part in zip(sizes, parts, strict=True)) < 4 * small_parts
+    assert max(size - len(part[-1].text) for size, part in zip(sizes, parts, strict=True)) < 2 * small_parts
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
