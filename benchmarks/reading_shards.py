@@ -34,7 +34,7 @@ from pipeline.shards import SplitWriter, TokenArray, map_split, write_shards  # 
 RESULT = ROOT / "benchmarks" / "results" / "reading-shards.json"
 SHAPES = ((8, 256), (12, 1024))
 """Windows a batch and tokens a window: the default run's, and nanoGPT's for its GPT-2."""
-VOCAB_SIZE, TOKENS_PER_SHARD, DOCUMENT_TOKENS = 50_257, 16_000_000, 1_000
+VOCAB_SIZE, TOKENS_PER_SHARD, DOCUMENT_TOKENS = 50_257, 1 << 24, 1 << 10
 SECONDS = 1.0
 COMPARED = (
     ("shards", "raw file, nanoGPT's loader"),
@@ -47,7 +47,7 @@ from pathlib import Path
 from pipeline.shards import map_split
 import numpy as np
 folder, n_tokens = Path(sys.argv[1]), int(sys.argv[2])
-counts = [min(16_000_000, n_tokens - first) for first in range(0, n_tokens, 16_000_000)]
+counts = [min(1 << 24, n_tokens - first) for first in range(0, n_tokens, 1 << 24)]
 began = time.perf_counter()
 tokens = map_split(folder, "train", {"vocab_size": 50_257, "shards": {"train": counts}})
 tokens[0:1024], tokens[n_tokens - 1024 : n_tokens]
@@ -62,12 +62,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="where to write; a folder in memory shows the pace without a disk")
     asked = parser.parse_args()
+    asked.tokens -= asked.tokens % (10 * DOCUMENT_TOKENS)  # whole documents, in a tenth as well
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="homegrown-shards-", dir=asked.folder) as name:
         folder = Path(name)
         tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, asked.tokens, np.uint16)
         write(folder / "few", tokens[: asked.tokens // 10])
-        one = tokens[:16_000_000]
+        one = tokens[:TOKENS_PER_SHARD]
         write(folder / "one", one)
         raw = folder / "tokens.bin"
         writing: dict[str, list[dict[str, float]]] = {"shards": [], "raw file": []}
@@ -137,7 +138,7 @@ def write(folder: Path, tokens: TokenArray) -> dict[str, float]:
             own = tokens[first : first + TOKENS_PER_SHARD]
             n_documents = len(own) // DOCUMENT_TOKENS
             writer.add(
-                write_shards(folder / "of", bytearray(own.data), own.dtype),
+                write_shards(folder / "of", own),
                 [f"{number:08}" for number in range(n_documents)],
                 ["text"] * n_documents,
                 np.full(n_documents, DOCUMENT_TOKENS),

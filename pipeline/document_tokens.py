@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.cleaning.groups import read_groups
 from pipeline.encoder import Encoder
 from pipeline.errors import DataError, IntegrityError
-from pipeline.shards import token_type, write_shards
+from pipeline.shards import BLOCK_TOKENS, token_type, write_shards
 
 SPLITS = ("train", "validation")
 _ROWS_AT_ONCE = 256
@@ -80,8 +80,10 @@ class ShardMaker:
         return made, self._encoder.note
 
     def _made(self, side: _Side, path: Path) -> DocumentTokens:
+        n_tokens = sum(side.lengths)
+        side.tokens += bytes(-n_tokens % BLOCK_TOKENS * self._type.itemsize)
         return DocumentTokens(
-            shards=write_shards(path, side.tokens, self._type),
+            shards=write_shards(path, np.frombuffer(side.tokens, self._type), n_tokens),
             ids=side.ids,
             sources=side.sources,
             lengths=np.array(side.lengths, np.int64),

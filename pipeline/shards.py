@@ -46,15 +46,15 @@ def token_type(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
     return np.dtype(np.uint16) if vocab_size <= 1 << 16 else np.dtype(np.uint32)
 
 
-def write_shards(path: Path, content: bytearray, kind: np.dtype[Any]) -> list[tuple[Path, int]]:
-    """Write tokens as a shard, and say how many there are; as several where one cannot hold them, named after `path` in
-    their order; as none where there are none.
+def write_shards(path: Path, tokens: TokenArray, n_tokens: int | None = None) -> list[tuple[Path, int]]:
+    """Write tokens of the type of `token_type` as a shard, and say how many there are; as several where one cannot hold
+    them, named after `path` in their order; as none where there are none.
 
-    `content` is the tokens' memory, `kind` their type; it is filled up with zeros, so that no copy is needed.
+    Tokens that are filled up to whole blocks already, `n_tokens` of which count, are not copied.
     """
-    n_tokens = len(content) // kind.itemsize
-    content += bytes(-n_tokens % BLOCK_TOKENS * kind.itemsize)
-    tokens = np.frombuffer(content, kind)
+    n_tokens = len(tokens) if n_tokens is None else n_tokens
+    if missing := -len(tokens) % BLOCK_TOKENS:
+        tokens = np.concatenate([tokens, np.zeros(missing, tokens.dtype)])
     written = []
     for number, first in enumerate(range(0, n_tokens, MAX_SHARD_TOKENS)):
         place = path.with_name(f"{path.name}-{number}")

@@ -71,7 +71,7 @@ def write(folder: Path, documents: Sequence[Sequence[int]], per_shard: int = 1, 
         chosen = [np.asarray(ids, token_type(vocab_size)) for ids in documents[first : first + per_shard]]
         numbers = range(first, first + len(chosen))
         writer.add(
-            write_shards(folder / f"of-{first}", bytearray(np.concatenate(chosen)), chosen[0].dtype),
+            write_shards(folder / f"of-{first}", np.concatenate(chosen)),
             [f"d{number}" for number in numbers],
             [f"s{number % 2}" for number in numbers],
             np.array([len(ids) for ids in chosen]),
@@ -172,7 +172,7 @@ def test_the_index_does_not_depend_on_how_documents_came(tmp_path: Path) -> None
         writer = SplitWriter(tmp_path / name, "train")
         for i in range(0, n, step):
             count = len(ids[i : i + step])
-            shards = write_shards(tmp_path / name / "of", bytearray(np.full(count, 7, np.uint16)), token_type(VOCAB))
+            shards = write_shards(tmp_path / name / "of", np.full(count, 7, np.uint16))
             writer.add(shards, ids[i : i + step], sources[i : i + step], np.ones(count, np.int64))
         writer.close()
     indices = [(tmp_path / name / "train.documents.parquet").read_bytes() for name in ("one by one", "at once")]
@@ -203,7 +203,7 @@ def test_documents_and_shards_must_agree(tmp_path: Path) -> None:
     """Shards of other documents than those named are refused."""
     writer = SplitWriter(tmp_path, "train")
     with pytest.raises(ValueError, match="3 tokens in the shards, 4 in the documents"):
-        writer.add(write_shards(tmp_path / "of", bytearray(6), token_type(VOCAB)), ["d"], ["s"], np.array([4]))
+        writer.add(write_shards(tmp_path / "of", np.zeros(3, np.uint16)), ["d"], ["s"], np.array([4]))
 
 
 def test_a_split_without_documents_is_empty(tmp_path: Path) -> None:
@@ -271,9 +271,7 @@ def test_a_flipped_bit_of_the_layout_never_gives_other_tokens(
     tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     """Wherever a bit of the page header or the footer flips, the tokens are the same or refused."""
-    [(path, _)] = write_shards(
-        tmp_path / "t", bytearray(np.tile(np.arange(VOCAB, dtype=np.uint16), 10)), token_type(VOCAB)
-    )
+    [(path, _)] = write_shards(tmp_path / "t", np.tile(np.arange(VOCAB, dtype=np.uint16), 10))
     path.rename(tmp_path / "t-00000.parquet")
     said = python("-c", FLIPPER, cwd=tmp_path).stdout.splitlines()
     assert [line for line in said if "WRONG" in line] == []

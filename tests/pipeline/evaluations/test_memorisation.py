@@ -37,7 +37,7 @@ def make_tokens(folder: Path, **splits: Sequence[str]) -> Path:
         writers = {split: SplitWriter(draft.path, split) for split in splits}
         for split, texts in splits.items():
             encoded = [np.array([*text.encode(), END], np.uint16) for text in texts]
-            shards = write_shards(draft.path / split, bytearray(np.concatenate(encoded)), encoded[0].dtype)
+            shards = write_shards(draft.path / split, np.concatenate(encoded))
             ids, lengths = [f"{split}-{n}" for n in range(len(texts))], np.array([len(ids) for ids in encoded])
             writers[split].add(shards, ids, ["texts"] * len(texts), lengths)
             writers[split].close()

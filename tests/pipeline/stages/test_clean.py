@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.cleaning.groups import read_groups
 from pipeline.document_tokens import split_of_digest
-from pipeline.documents import Document, Instruction, Message, read_records
+from pipeline.documents import Document, Instruction, Message, part_files, read_records
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
 from pipeline.quarantine import read_changes
 
@@ -302,6 +302,28 @@ def many_small_parts(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     fresh.path("evaluation_texts").mkdir()
     (fresh.path("evaluation_texts") / "held-out.txt").write_text(HELD_OUT)
     return fresh
+
+
+@pytest.mark.parametrize("near_duplicates", ["keep", "drop", "keep_in_one_split"])
+def test_how_a_table_is_cut_does_not_show(
+    many_small_parts: Any, monkeypatch: pytest.MonkeyPatch, near_duplicates: str
+) -> None:
+    """The same documents, refusals, groups and counts come of one part as of many."""
+    project = many_small_parts
+    found = []
+    for at_least in (1, 2000, 1 << 21):
+        monkeypatch.setattr("pipeline.documents.PART_CHARACTERS", at_least)
+        shutil.rmtree(project.path("scratch"), ignore_errors=True)
+        project.run("ingest")
+        project.run("clean", **STRICT | {"near_duplicates": near_duplicates})
+        counts = {**project.manifest("documents/clean").facts}
+        documents = list(read_records(project.path("documents/clean/documents.parquet"), Document))
+        turned_away = pq.read_table(project.path("quarantine/clean/rejections.parquet")).to_pylist()
+        found.append((documents, turned_away, read_groups(project.path("documents/clean")), counts))
+        parts = len(part_files(project.path("documents/ingested/documents.parquet")))
+        assert parts == 1 if at_least == 1 << 21 else parts > 5
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][0]) > 1
 
 
 @pytest.mark.parametrize("count", [2, 3])
