@@ -20,7 +20,7 @@ from tests.pipeline.conftest import REPOSITORY, SMALL
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 STAGES = ("ingest", "clean", "tokenize")
-CALLS = 120  # more than any of them makes
+CALLS = 180  # more than any of them makes
 
 # Loads a stage once, then runs it in forks of itself: one that meets the fault, then one that does not. It prints, for
 # each fault, how the first one ended, what was then to be seen of the outputs, and their digests after the second.
