@@ -40,6 +40,7 @@ from pipeline.import_closure import code_of
 from pipeline.ledger import balance
 from pipeline.memo import Memo, code_digest, open_memo
 from pipeline.quarantine import Rejections, rejections_file
+from pipeline.report import Report
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,11 @@ class TableCleaning:
         *,
         drop_duplicates: bool,
         near_duplicates: Literal["keep", "drop", "keep_in_one_split"],
+        report: Report,
     ) -> None:
-        """`workers` are set up with an `Examiner`; the last two say what becomes of records that repeat others."""
+        """`workers` are set up with an `Examiner`; the two after say what becomes of records that repeat others."""
         self._name, self._kind, self._workers = name, KINDS[name], workers
-        self._memories = memories
+        self._memories, self._report = memories, report
         self._drop_duplicates, self._near_duplicates = drop_duplicates, near_duplicates
 
     def clean(self, source: Path, sha256_of: dict[Path, str], target: Path, dropped: Rejections) -> Cleaned:
@@ -110,9 +112,12 @@ class TableCleaning:
         waiting.mkdir()
         known = [Outcome.from_bytes(value) if value else None for value in parts.outcomes.known(digests)]
         fresh = {}
-        for number, found in self._examined([n for n, outcome in enumerate(known) if not outcome], files, waiting):
+        unknown = [number for number, outcome in enumerate(known) if not outcome]
+        for number, found in self._examined(unknown, files, waiting):
             parts.outcomes.add(digests[number], found)
             fresh[number] = Outcome.from_bytes(found)
+            if len(unknown) > 1:
+                self._report.progress(len(fresh), len(unknown), f"parts of the {self._name}")
         outcomes = [outcome or fresh[number] for number, outcome in enumerate(known)]
         self._keep_what_is_known_of_texts(outcomes)
 

@@ -119,8 +119,9 @@ def run(
                 if not (table := ingested_examples / f"{name}.parquet").exists():
                     continue
                 cleaning = TableCleaning(
-                    name, ready, memories, drop_duplicates=params.drop_duplicates, near_duplicates="keep"
-                )
+                    name, ready, memories,
+                    drop_duplicates=params.drop_duplicates, near_duplicates="keep", report=report,
+                )  # fmt: skip
                 target = draft.path / table.name
                 found = _clean(params, cleaning, name, table, sha256_of, target, dropped)
                 rows_in += found.rows_in
@@ -139,7 +140,7 @@ def run(
         ):
             cleaning = TableCleaning(
                 "documents", ready, Memories(findings, judgements, remembered),
-                drop_duplicates=params.drop_duplicates, near_duplicates=params.near_duplicates,
+                drop_duplicates=params.drop_duplicates, near_duplicates=params.near_duplicates, report=report,
             )  # fmt: skip
             table = ingested_documents / "documents.parquet"
             target = draft.path / table.name
