@@ -97,7 +97,7 @@ def _measures(documents: Path) -> dict[str, tuple[list[float], float, float]]:
     last = f"{int(min(1.0, PICTURED_DOCUMENTS / max(1, read(documents).facts['documents'])) * (2**32 - 1)):08x}"
     chosen = (d for d in read_records(documents / "documents.parquet", Document) if d.id[:8] <= last)
     values: dict[str, list[float]] = {name: [] for name in PICTURED}
-    for records in in_batches(chosen):
+    for records in in_batches(chosen, lambda document: len(document.text)):
         batch = Batch([record.text for record in records])
         for name in PICTURED:
             values[name] += RULES[name].measure(batch).tolist()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeVar
@@ -192,6 +192,7 @@ LEARNED: dict[type[Record], tuple[str, ...]] = {
 }
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 def learned_texts(record: Record) -> list[str]:
@@ -283,16 +284,16 @@ def records_of(batch: pa.RecordBatch, kind: type[R]) -> Iterator[R]:
     return itertools.starmap(kind, zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
-def in_batches(records: Iterable[R], characters: int = 1 << 19, count: int = 4096) -> Iterator[list[R]]:
-    """Records in lists of about so many characters, and at most so many records; a long one may stand alone."""
-    batch: list[R] = []
+def in_batches(
+    items: Iterable[T], size_of: Callable[[T], int], most: int = 1 << 19, count: int = 4096
+) -> Iterator[list[T]]:
+    """Items in lists of about so many characters, and at most so many items; a long one may stand alone."""
+    batch: list[T] = []
     size = 0
-    names: tuple[str, ...] = ()
-    for record in records:
-        names = names or tuple(field.name for field in fields(record))
-        batch.append(record)
-        size += sum([len(getattr(record, name)) for name in names])
-        if size >= characters or len(batch) >= count:
+    for item in items:
+        batch.append(item)
+        size += size_of(item)
+        if size >= most or len(batch) >= count:
             yield batch
             batch, size = [], 0
     if batch:

@@ -7,14 +7,10 @@ the process that keeps it.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from model.freed_memory import keep_freed_memory
 from pipeline.cleaning import personal_data
@@ -22,13 +18,11 @@ from pipeline.cleaning.contamination import EvaluationTexts
 from pipeline.cleaning.examination import Examination, policies_of
 from pipeline.cleaning.judgements import judge
 from pipeline.cleaning.outcomes import Outcome
-from pipeline.documents import KINDS, read_records, write_records
+from pipeline.documents import KINDS, in_batches, read_records, write_records
 from pipeline.memo import Known
 
 if TYPE_CHECKING:
     from pipeline.stages.clean import Params
-
-_CHARACTERS_AT_ONCE = 1 << 19
 
 Found = list[tuple[bytes, bytes]]
 """What was found out: digests of texts, and the value of each, for a memo."""
@@ -99,10 +93,4 @@ class Examiner:
 
     def _judge(self, texts: list[str]) -> list[bytes]:
         """Batch by batch: what is laid out for a whole part would be large, and slower to look through."""
-        return [value for batch in _batches(texts) for value in judge(batch, self._params, self._evaluations)]
-
-
-def _batches(texts: list[str]) -> Iterator[list[str]]:
-    ends = np.cumsum([len(text) for text in texts])
-    for _, batch in groupby(zip(texts, (ends - 1) // _CHARACTERS_AT_ONCE, strict=True), key=itemgetter(1)):
-        yield [text for text, _ in batch]
+        return [value for batch in in_batches(texts, len) for value in judge(batch, self._params, self._evaluations)]
