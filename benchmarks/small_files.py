@@ -21,9 +21,9 @@ from benchmarks.record_run import RESULTS, git, hardware
 
 WORDS = [word for word in (__doc__ or "").split() if word.isalpha()] + ["café", "naïve", "data", "model", "of", "a"]
 STAGE = """
-import sys, time
+import shutil, sys, time
 from pathlib import Path
-from pipeline.params import build
+from pipeline.params import Compute, build
 from pipeline.stages import ingest
 from pipeline.training_plan import peak_resident_bytes
 class Quiet:
@@ -34,9 +34,10 @@ class Quiet:
 texts, samples = sys.argv[1], Path(sys.argv[2])
 params = build(ingest.Params, {"sources": ["texts"], "texts": texts, "texts_licence": "CC0-1.0"}, "benchmark")
 out = Path("out")
+shutil.rmtree("data", ignore_errors=True)  # what the run before remembered
 start, before = time.perf_counter(), time.process_time()
 ingest.run(params, texts=Path(texts), samples=samples, erasures=samples.parent / "erasures.txt", documents=out / "d",
-           examples=out / "e", quarantine=out / "q", report=Quiet())
+           examples=out / "e", quarantine=out / "q", compute=Compute("cpu", 1, 30), report=Quiet())
 print(time.perf_counter() - start, time.process_time() - before, peak_resident_bytes() // 1024)
 """
 

@@ -183,6 +183,7 @@ def ours(folder: Path, source: Path, cores: int) -> Callable[[], Any]:
     from pipeline.stages import tokenize
 
     out = tempfile.mkdtemp(dir=folder)
+    os.chdir(out)  # where nothing is remembered of another run
     params = tokenize.Params(300, str(folder / RANKS), None, 1, 0.01, 4)
     compute = Compute("cpu", 1, 30, workers=cores)
     paths = {"documents": source, "validation": folder / "validation", "tokens": Path(out) / "tokens"}

@@ -6,7 +6,8 @@ in every stage. What stages write has five types, of which Arrow takes the memor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,3 +45,18 @@ def table_of(columns: Sequence[Values], schema: pa.Schema) -> pa.Table:
     table = pa.Table.from_arrays(arrays, schema=schema)
     table.validate()
     return table
+
+
+def to_bytes(table: pa.Table, said: Mapping[str, Any]) -> bytes:
+    """A table, and plain values that are said of it, for a memo."""
+    sink = pa.BufferOutputStream()
+    rows = table.replace_schema_metadata({"said": json.dumps(said)})
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+def from_bytes(value: bytes) -> tuple[pa.Table, dict[str, Any]]:
+    """Both again."""
+    rows = pa.ipc.open_stream(value).read_all()
+    return rows, json.loads(rows.schema.metadata[b"said"])

@@ -76,7 +76,7 @@ class ShardMaker:
             side.lengths.append(len(ids) + 1)
             side.n_bytes += len(text)
             side.digests += digest
-        made = {split: self._made(side, self._folder / f"{split}-of-{number}") for split, side in sides.items()}
+        made = {split: self._made(side, shard_stem(self._folder, split, number)) for split, side in sides.items()}
         return made, self._encoder.note
 
     def _made(self, side: _Side, path: Path) -> DocumentTokens:
@@ -102,6 +102,11 @@ class _Side:
     tokens: bytearray = field(default_factory=bytearray)
     n_bytes: int = 0
     digests: bytearray = field(default_factory=bytearray)
+
+
+def shard_stem(folder: Path, split: str, number: int) -> Path:
+    """What the names begin with of one split's shards of the parts of this number."""
+    return folder / f"{split}-of-{number}"
 
 
 def split_of(text: str, validation_fraction: float) -> str:

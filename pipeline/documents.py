@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeVar
@@ -234,11 +235,24 @@ def in_parts(records: Iterable[R]) -> Iterator[list[R]]:
         yield part
 
 
-def write_table(records: Iterable[R], kind: type[R], folder: Path) -> int:
-    """Write records as the parts of a new table; the count of them comes back."""
+def write_table(
+    records: Iterable[R], kind: type[R], folder: Path, write: Callable[[list[R], type[R], Path], Any] | None = None
+) -> int:
+    """Write records as the parts of a new table, each by `write` or `write_records`; the count of them comes back."""
     folder.mkdir()
-    parts = enumerate(in_parts(records))
-    return sum(write_records(part, kind, folder / part_name(number)) for number, part in parts)
+    rows = 0
+    for number, part in enumerate(in_parts(records)):
+        place = folder / part_name(number)
+        (write or write_records)(part, kind, place)
+        rows += pq.read_metadata(place).num_rows
+    return rows
+
+
+def digest_of_records(records: Sequence[R], kind: type[R]) -> bytes:
+    """A digest of all that records of one kind say and where they came from; their ids stand for their texts."""
+    names = [field.name for field in fields(kind) if field.name not in LEARNED[kind]]
+    rows = [[getattr(record, name) for name in names] for record in records]
+    return hashlib.sha256(json.dumps([kind.__name__, rows]).encode()).digest()
 
 
 def write_records(

@@ -74,6 +74,8 @@ class Draft:
 
     path: Path
     facts: dict[str, Any]
+    known: dict[Path, FileEntry] = field(default_factory=dict)
+    """What is known of some of its files already, which need not be read once more."""
 
 
 @contextmanager
@@ -96,7 +98,7 @@ def commit(
             yield draft
             paths = sorted(p for p in partial.rglob("*") if p.is_file())
             with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:  # the disk takes one file while another is hashed
-                entries = list(pool.map(_durable, paths))
+                entries = list(pool.map(_durable, paths, map(draft.known.get, paths)))
             manifest = Manifest(
                 kind=kind,
                 params=asdict(params) if is_dataclass(params) and not isinstance(params, type) else dict(params or {}),
@@ -176,10 +178,10 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _durable(file: Path) -> FileEntry:
+def _durable(file: Path, known: FileEntry | None) -> FileEntry:
     """What a manifest says of a file, which is on the disk when this returns."""
     _flush(file)
-    return FileEntry(sha256_file(file), file.stat().st_size)
+    return known or FileEntry(sha256_file(file), file.stat().st_size)
 
 
 def _flush(path: Path) -> None:

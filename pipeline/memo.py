@@ -187,13 +187,9 @@ def code_digest(*modules: ModuleType, libraries: Iterable[str] = ()) -> str:
 def open_memo(name: str, key: Any, folder: Path = FOLDER) -> Iterator[Memo]:
     """The memo `name` under `key`, plain values that name everything besides the input that decides a value.
 
-    What is new is kept if the block ends well. Memos of the same name under other keys are removed: the results that
-    they served are not wanted any more.
+    What is new is kept if the block ends well. Memos of the same name under other keys are removed.
     """
-    place = folder / name / digest_of(key)[:32]
-    for other in place.parent.glob("*") if place.parent.is_dir() else ():
-        if other != place:
-            shutil.rmtree(other, ignore_errors=True)
+    place = place_of(name, key, folder)
     segments = [path for path in sorted(place.glob("segment-*")) if _is_whole(path)]
     number = 1 + max((int(path.name.removeprefix("segment-")) for path in segments), default=-1)
     with manifest.commit(place / f"segment-{number:06d}", "memo", params={"name": name}) as draft:
@@ -213,6 +209,16 @@ def open_memo(name: str, key: Any, folder: Path = FOLDER) -> Iterator[Memo]:
         shutil.rmtree(segment.folder, ignore_errors=True)
     if not memo.added:
         shutil.rmtree(place / f"segment-{number:06d}", ignore_errors=True)
+
+
+def place_of(name: str, key: Any, folder: Path = FOLDER) -> Path:
+    """The folder of what is remembered as `name` under `key`; those of its other keys are removed, since the results
+    that they served are not wanted any more."""
+    place = folder / name / digest_of(key)[:32]
+    for other in place.parent.glob("*") if place.parent.is_dir() else ():
+        if other != place:
+            shutil.rmtree(other, ignore_errors=True)
+    return place
 
 
 def _is_whole(path: Path) -> bool:

@@ -57,10 +57,15 @@ def write_shards(path: Path, tokens: TokenArray, n_tokens: int | None = None) ->
         tokens = np.concatenate([tokens, np.zeros(missing, tokens.dtype)])
     written = []
     for number, first in enumerate(range(0, n_tokens, MAX_SHARD_TOKENS)):
-        place = path.with_name(f"{path.name}-{number}")
+        place = shard_path(path, number)
         _write_shard(place, tokens[first : first + MAX_SHARD_TOKENS])
         written.append((place, min(MAX_SHARD_TOKENS, n_tokens - first)))
     return written
+
+
+def shard_path(stem: Path, number: int) -> Path:
+    """Where `write_shards` writes the shard of this number, before it gets its place in a split."""
+    return stem.with_name(f"{stem.name}-{number}")
 
 
 def _write_shard(path: Path, tokens: TokenArray) -> None:
@@ -100,18 +105,21 @@ class SplitWriter:
         document_ids: Sequence[str],
         sources: Sequence[str],
         lengths: npt.NDArray[np.int64],
-    ) -> None:
-        """Take the next shards, as `write_shards` left them anywhere on the folder's disk, and their documents."""
+    ) -> list[Path]:
+        """Take the next shards, as `write_shards` left them anywhere on the folder's disk, and their documents; where
+        the shards are now."""
         if (written := sum(n_tokens for _, n_tokens in shards)) != lengths.sum():
             raise ValueError(f"{written:,} tokens in the shards, {lengths.sum():,} in the documents")
+        places = []
         for path, n_tokens in shards:
-            path.rename(self._folder / f"{self._split}-{len(self.shards):05d}.parquet")
+            places.append(path.rename(self._folder / f"{self._split}-{len(self.shards):05d}.parquet"))
             self.shards.append(n_tokens)
         first = self.n_tokens + np.cumsum(lengths) - lengths
         self._index.append(table_of([document_ids, sources, first, lengths], _INDEX_SCHEMA))
         self._index_rows += len(document_ids)
         self.n_tokens += written
         self._write_index(_INDEX_ROWS_PER_GROUP)
+        return places
 
     def close(self) -> None:
         """Write what is left of the index."""

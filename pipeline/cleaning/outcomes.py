@@ -5,7 +5,6 @@ What all parts together say is worked out from these: which records repeat anoth
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -17,7 +16,7 @@ from pipeline.cleaning.examination import Examination, Examined
 from pipeline.cleaning.near_duplicates import BANDS, clusters
 from pipeline.cleaning.rejections import Change
 from pipeline.cleaning.tally import Tally
-from pipeline.columns import column, table_of
+from pipeline.columns import column, from_bytes, table_of, to_bytes
 
 _SCHEMA = pa.schema(
     [
@@ -76,17 +75,12 @@ class Outcome:
             "changes": [asdict(change) for change in self.changes],
             "failing": self.failing,
         }
-        sink = pa.BufferOutputStream()
-        rows = self.rows.replace_schema_metadata({"said": json.dumps(said)})
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows)
-        return bytes(sink.getvalue())
+        return to_bytes(self.rows, said)
 
     @classmethod
     def from_bytes(cls, value: bytes) -> Outcome:
         """An outcome again."""
-        rows = pa.ipc.open_stream(value).read_all()
-        said = json.loads(rows.schema.metadata[b"said"])
+        rows, said = from_bytes(value)
         tallies = {source: Tally.of(facts) for source, facts in said["tallies"].items()}
         return cls(rows, tallies, [Change(**change) for change in said["changes"]], said["failing"])
 

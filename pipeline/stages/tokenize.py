@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 
 from pipeline import encodings
 from pipeline.cleaning.groups import read_groups
-from pipeline.document_tokens import SPLITS, ShardMaker, split_of, split_of_digest
+from pipeline.document_tokens import SPLITS, DocumentTokens, ShardMaker, split_of, split_of_digest
 from pipeline.documents import Document, part_files, read_records
-from pipeline.engine import make_ready, workers
-from pipeline.errors import DataError
+from pipeline.engine import Workers, make_ready, workers
+from pipeline.errors import DataError, machine_errors
 from pipeline.ledger import balance
-from pipeline.manifest import commit, read, verify
+from pipeline.manifest import Draft, commit, read, verify
 from pipeline.params import Compute
+from pipeline.remembered_shards import RememberedShards, remembered_shards
 from pipeline.report import Report
 from pipeline.shards import SplitWriter
 
@@ -73,20 +74,28 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
         n_bytes = dict.fromkeys(SPLITS, 0)
         n_documents = dict.fromkeys(SPLITS, 0)
         texts_digests = {split: hashlib.sha256() for split in SPLITS}
+        files = part_files(source)
+        parts = [(file.resolve(), given.files[file.relative_to(documents).as_posix()].sha256) for file in files]
+        groups = read_groups(documents)
+        fingerprint = encodings.fingerprint_of(ranks, pattern)
         # Workers elsewhere may stand in another folder.
         make = partial(
             ShardMaker, documents.resolve(), ranks_file.resolve(), params.validation_fraction, draft.path.resolve()
         )
-        files = part_files(source)
-        parts = [(file.resolve(), given.files[file.relative_to(documents).as_posix()].sha256) for file in files]
         said = ""
-        with workers(make, compute) as makers:
-            for by_split, note in makers.map(enumerate(_for_shards(parts, params.parts_per_shard))):
-                for split, made in by_split.items():
-                    writers[split].add(made.shards, made.ids, made.sources, made.lengths)
-                    n_bytes[split] += made.n_bytes
-                    n_documents[split] += len(made.ids)
-                    texts_digests[split].update(made.text_digests)
+        with (
+            remembered_shards(fingerprint, groups, params.validation_fraction) as remembered,
+            workers(make, compute) as makers,
+            machine_errors(f"writing {tokens}", tokens),  # or it would be the memory that is said to be written
+        ):
+            for made, note in _shards(remembered, makers, draft, list(_for_shards(parts, params.parts_per_shard))):
+                for split, of_split in made.items():
+                    places = writers[split].add(of_split.shards, of_split.ids, of_split.sources, of_split.lengths)
+                    for (before, _), place in zip(of_split.shards, places, strict=True):
+                        draft.known[place] = draft.known.pop(before)
+                    n_bytes[split] += of_split.n_bytes
+                    n_documents[split] += len(of_split.ids)
+                    texts_digests[split].update(of_split.text_digests)
                 if note != said:
                     report.note(said := note)
                 report.progress(sum(n_documents.values()), total, "documents")
@@ -100,7 +109,7 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
             writer.close()
         draft.facts |= {
             "vocab_size": vocab_size,
-            "vocabulary_fingerprint": encodings.fingerprint_of(ranks, pattern),
+            "vocabulary_fingerprint": fingerprint,
             "end_of_text": end_of_text,
             "n_tokens": {split: writer.n_tokens for split, writer in writers.items()},
             "shards": {split: writer.shards for split, writer in writers.items()},
@@ -117,20 +126,42 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
     )
 
 
-def _for_shards(parts: Sequence[tuple[Path, str]], parts_per_shard: int) -> Iterator[list[Path]]:
-    """The parts that make each shard, of all parts with their digests.
+def _shards(
+    remembered: RememberedShards,
+    makers: Workers[tuple[int, Sequence[Path]], tuple[dict[str, DocumentTokens], str]],
+    draft: Draft,
+    groups: Sequence[tuple[bytes, Sequence[Path]]],
+) -> Iterator[tuple[dict[str, DocumentTokens], str]]:
+    """What is made of each group of parts, in order, or was made of it before; and what there is to say of the encoder.
+
+    Workers make the others meanwhile.
+    """
+    known = [remembered.hold(digest) for digest, _ in groups]
+    fresh = makers.map((number, paths) for number, (_, paths) in enumerate(groups) if not known[number])
+    for number, (digest, paths) in enumerate(groups):
+        made, note = remembered.take(draft, digest, number) if known[number] else None, ""
+        if made is None:
+            [(made, note)] = makers.map([(number, paths)]) if known[number] else [next(fresh)]
+            remembered.keep(draft, digest, made)
+        yield made, note
+
+
+def _for_shards(parts: Sequence[tuple[Path, str]], parts_per_shard: int) -> Iterator[tuple[bytes, list[Path]]]:
+    """The parts that make each shard and one digest for them, of all parts with theirs.
 
     Like a part, a shard ends where its content says, so a changed part changes the shards near it and no others.
     """
     chosen: list[Path] = []
+    digest = hashlib.sha256()
     for path, sha256 in parts:
         chosen.append(path)
+        digest.update(sha256.encode())
         may_end = len(chosen) >= parts_per_shard / 2 and int(sha256[:8], 16) / 2**32 < 2 / parts_per_shard
         if may_end or len(chosen) >= 1.5 * parts_per_shard:
-            yield chosen
-            chosen = []
+            yield digest.digest(), chosen
+            chosen, digest = [], hashlib.sha256()
     if chosen:
-        yield chosen
+        yield digest.digest(), chosen
 
 
 def _write_vocabulary(

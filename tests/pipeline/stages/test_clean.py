@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -285,7 +284,7 @@ STRICT = {
 
 def cleaned_strictly(project: Any) -> list[str]:
     """The digests of what these rules leave and turn away, nothing being remembered from before."""
-    shutil.rmtree(project.path("scratch"), ignore_errors=True)
+    project.forget()
     project.run("clean", **STRICT)
     return [project.manifest(name).digest for name in ("documents/clean", "examples/clean", "quarantine/clean")]
 
@@ -313,7 +312,7 @@ def test_how_a_table_is_cut_does_not_show(
     found = []
     for at_least in (1, 2000, 1 << 21):
         monkeypatch.setattr("pipeline.documents.PART_CHARACTERS", at_least)
-        shutil.rmtree(project.path("scratch"), ignore_errors=True)
+        project.forget()
         project.run("ingest")
         project.run("clean", **STRICT | {"near_duplicates": near_duplicates})
         counts = {**project.manifest("documents/clean").facts}

@@ -248,7 +248,7 @@ def test_a_record_lost_on_the_way_is_a_bug_that_stops_the_stage(made: Any, monke
 
     from pipeline import documents
     from pipeline.cleaning import examiner
-    from pipeline.stages import tokenize
+    from pipeline.stages import ingest, tokenize
 
     write = documents.write_records
 
@@ -256,9 +256,9 @@ def test_a_record_lost_on_the_way_is_a_bug_that_stops_the_stage(made: Any, monke
         kept = list(records)
         return write(islice(kept, len(kept) - 1), kind, path, *how)
 
-    shutil.rmtree(made.path("scratch"), ignore_errors=True)
+    made.forget()
     before = made.digests()
-    for module, stage in ((documents, "ingest"), (examiner, "clean")):
+    for module, stage in ((ingest, "ingest"), (examiner, "clean")):
         monkeypatch.setattr(module, "write_records", losing)
         with pytest.raises(AssertionError, match=rf"{stage}: \d+ [\w ]+ read, but \d+ written and 0 quarantined"):
             made.run(stage)

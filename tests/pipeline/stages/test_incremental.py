@@ -14,14 +14,20 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from pipeline import encodings
 from pipeline.cleaning import personal_data, words
+from pipeline.document_tokens import split_of
+from pipeline.encoder import Encoder
+from pipeline.shards import read_index
 from pipeline.sources import html, isolation
+from tests.pipeline.conftest import ANIMALS, PLACES
 
 pytestmark = pytest.mark.slow  # every law cleans several times
 
 PROSE = "Some words that say nothing much, but there are enough of them here to be a page of its own, number {}."
-# No rule of these tests drops it, so that something is left of every corpus.
+# No rule of these tests drops them, so that something is left of every corpus, for training and held out.
 GOOD = "The cat of this house sleeps in the barn all day, and the dog has to be awake with it. " * 4
+TOO = "An owl of that forest reads a long letter to the hens at night, and they have to listen with care. " * 4
 TEXTS = [
     *(PROSE.format(number) for number in ("one", "two")),
     PROSE.format("three") + " Write to ada@lovelace.net, or ada@byron.org. ",
@@ -40,14 +46,15 @@ RULES: list[dict[str, Any]] = [
     {"drop_contaminated": True},  # with a text of its own to look for, see below
     {"drop_contaminated": False, "near_duplicates": "keep"},
 ]
-DATA = ("documents/clean", "examples/clean", "quarantine/clean")
+INGESTED = ("documents/ingested", "examples/ingested", "quarantine/ingest")
+CLEAN = ("documents/clean", "examples/clean", "quarantine/clean")
 
 
 def lay_out(root: Path, chosen: dict[int, str]) -> None:
-    """A corpus of these texts by number, and a good one."""
+    """A corpus of these texts by number, and two good ones."""
     shutil.rmtree(root / "texts")
     (root / "texts").mkdir()
-    for number, text in ({0: GOOD} | chosen).items():
+    for number, text in ({0: GOOD, 10: TOO} | chosen).items():
         (root / "texts" / f"{number}.txt").write_text(text, newline="")
 
 
@@ -64,7 +71,7 @@ def lay_out(root: Path, chosen: dict[int, str]) -> None:
         max_size=3,
     )
 )
-def test_cleaning_with_a_memory_gives_what_it_gives_without(
+def test_with_a_memory_everything_is_as_without(
     fresh: Any, monkeypatch: pytest.MonkeyPatch, runs: list[tuple[dict[int, str], dict[str, Any]]]
 ) -> None:
     """Through any sequence of edits to corpus and rules, every artefact and every refusal is that of a full run."""
@@ -76,15 +83,23 @@ def test_cleaning_with_a_memory_gives_what_it_gives_without(
         if "drop_contaminated" in rules:
             held_out.mkdir()
             (held_out / "held-out.txt").write_text(TEXTS[-1] + "\n")
-        fresh.run("ingest")
+        found = as_made(fresh, **rules)
         remembered = fresh.path("scratch/memo")
-        fresh.run("clean", **rules)
-        found = [fresh.manifest(name) for name in DATA]
         shutil.move(remembered, fresh.root / "kept")
-        fresh.run("clean", **rules)
-        assert [fresh.manifest(name) for name in DATA] == found
+        assert as_made(fresh, **rules) == found
         shutil.rmtree(remembered)
         shutil.move(fresh.root / "kept", remembered)
+
+
+def as_made(project: Any, **rules: Any) -> list[Any]:
+    """Every artefact from ingest to tokenize; the vocabulary is given, and half of the documents held out."""
+    if not (ranks := project.root / "own.tiktoken").exists():
+        encodings.write_ranks(encodings.train_ranks([GOOD], 260), ranks)
+    project.run("ingest")
+    project.run("clean", **rules)
+    project.vouch()
+    project.run("tokenize", ranks=str(ranks), validation_fraction=0.5)
+    return [project.manifest(name) for name in (*INGESTED, *CLEAN, "tokens")]
 
 
 @pytest.fixture
@@ -137,14 +152,64 @@ def test_edited_code_is_never_believed(fresh: Any, worked_out: list[str], monkey
 
 
 def test_a_memory_that_is_a_lie_does_not_reach_the_documents(fresh: Any) -> None:
-    """Verdicts altered in the memo are found out by their digest, and the artefacts are those of a full run."""
-    fresh.run("ingest")
-    fresh.run("clean", near_duplicates="drop")
-    before = [fresh.manifest(name) for name in DATA]
-    for path in fresh.path("scratch/memo").rglob("values.bin"):
-        path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
-    fresh.run("clean", near_duplicates="drop")
-    assert [fresh.manifest(name) for name in DATA] == before
+    """What is altered in the memory is found out by its digest, and the artefacts are those of a full run."""
+    before = as_made(fresh, near_duplicates="drop")
+    for path in [path for path in fresh.path("scratch/memo").rglob("*") if path.is_file()]:
+        altered = bytes(byte ^ 1 for byte in path.read_bytes())
+        path.unlink()  # or an artefact would be altered with it
+        path.write_bytes(altered)
+    assert as_made(fresh, near_duplicates="drop") == before
+
+
+def test_only_parts_that_changed_are_encoded(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run encodes nothing, a third what is new and, of what stands beside it, no more than a shard."""
+    encoded: list[bytes] = []
+    encode = Encoder.__call__
+
+    def counting(self: Encoder, text: bytes) -> Any:
+        encoded.append(text)
+        return encode(self, text)
+
+    monkeypatch.setattr("pipeline.documents.PART_CHARACTERS", 600)
+    monkeypatch.setattr(Encoder, "_agrees", lambda self, texts: True)
+    monkeypatch.setattr(Encoder, "__call__", counting)
+    as_made(fresh)
+    assert len(encoded) == 40
+    encoded.clear()
+    as_made(fresh)
+    assert encoded == []
+    (fresh.root / "texts" / "new.txt").write_text(GOOD)
+    as_made(fresh)
+    assert GOOD.rstrip().encode() in encoded
+    assert len(encoded) < 20
+
+
+def test_a_document_goes_with_its_group_though_its_part_is_known(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that came alone, and now nearly repeats one before it, is on that one's side, in a shard made anew."""
+    monkeypatch.setattr("pipeline.documents.PART_CHARACTERS", 1)  # each document is a part
+    tale = " ".join(f"Then the {animal} came to the {place}." for animal in ANIMALS for place in PLACES)
+    variants = [f"{tale} That was {number}." for number in range(9)]
+    first = next(text for text in variants if split_of(text, 0.5) == "validation")
+    like_it = next(text for text in variants if split_of(text, 0.5) == "train")
+
+    def training_documents() -> set[str]:
+        as_made(fresh, near_duplicates="keep_in_one_split")
+        return set(read_index(fresh.path("tokens"), "train")["id"].to_pylist())
+
+    lay_out(fresh.root, {5: like_it})
+    alone = training_documents()
+    (fresh.root / "texts" / "4.txt").write_text(first)
+    assert len(alone - training_documents()) == 1
+
+
+def test_what_is_kept_is_what_the_artefacts_hold(fresh: Any) -> None:
+    """No file of an earlier corpus is kept: each is the very file of an artefact."""
+    as_made(fresh)
+    (fresh.root / "texts" / "cat-barn.txt").unlink()
+    as_made(fresh)
+    kept = [path for path in fresh.path("scratch/memo").glob("*_files/*/*") if path.is_file()]
+    assert len(kept) >= 6  # ingested, cleaned and tokenized
+    assert {path.stat().st_nlink for path in kept} == {2}
 
 
 def test_an_erased_text_is_forgotten(fresh: Any) -> None:
@@ -165,7 +230,7 @@ def test_an_erased_text_is_forgotten(fresh: Any) -> None:
 
 
 def write_slow_files(root: Path, words: dict[str, str]) -> None:
-    """A web page, a .docx or a Parquet file of these words by name, and the good text."""
+    """A web page, a .docx or a Parquet file of these words by name, and the good texts."""
     import docx
 
     lay_out(root, {})
@@ -201,7 +266,6 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-INGESTED = ("documents/ingested", "examples/ingested", "quarantine/ingest")
 SLOW = {"a.docx": "The owl reads a letter.", "b.html": "The bee reads a page.", "c.parquet": "The ant reads a table."}
 
 

@@ -76,6 +76,7 @@ def test_the_same_sources_give_the_same_artefacts(fresh: Any) -> None:
     first = fresh.digests()
     for path in fresh.root.rglob("*.txt"):
         path.touch()
+    fresh.forget()
     fresh.run("ingest")
     assert fresh.digests() == first
     assert set(first) == {"documents/ingested", "examples/ingested", "quarantine/ingest"}
