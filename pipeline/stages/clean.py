@@ -23,7 +23,7 @@ from pipeline.documents import KINDS, Document, learned_texts, read_records
 from pipeline.engine import make_ready, workers
 from pipeline.errors import ConfigurationError, DataError
 from pipeline.ledger import balance
-from pipeline.manifest import Draft, commit, sha256_file, verify
+from pipeline.manifest import Draft, commit, read, sha256_file, verify
 from pipeline.params import Compute
 from pipeline.quarantine import Rejections, keeping_rejections
 from pipeline.report import Report
@@ -99,9 +99,10 @@ def run(
     report: Report,
 ) -> None:
     """Pass every record through the rules; each one that goes in comes out or is quarantined with a reason."""
-    given = {folder: verify(folder) for folder in (ingested_documents, ingested_examples)}
-    sized = {folder: compute.sized(manifest.size_bytes, BYTES_PER_WORKER) for folder, manifest in given.items()}
+    folders = (ingested_documents, ingested_examples)
+    sized = {folder: compute.sized(read(folder).size_bytes, BYTES_PER_WORKER) for folder in folders}
     make_ready(sized[ingested_documents], __name__)
+    given = {folder: verify(folder) for folder in folders}
     keep_freed_memory()
     sha256_of = {folder / name: e.sha256 for folder, manifest in given.items() for name, e in manifest.files.items()}
     evaluations = _evaluation_texts(evaluation_texts) if params.drop_contaminated else None

@@ -60,9 +60,9 @@ class Params:
 
 def run(params: Params, *, documents: Path, validation: Path, tokens: Path, compute: Compute, report: Report) -> None:
     """Train or load the vocabulary, then encode every document into its split, in the corpus' order."""
-    given = verify(documents)
-    compute = compute.sized(given.size_bytes, BYTES_PER_WORKER)
+    compute = compute.sized(read(documents).size_bytes, BYTES_PER_WORKER)
     make_ready(compute, ShardMaker.__module__)
+    given = verify(documents)
     source = documents / "documents.parquet"
     total = int(given.facts["documents"])
     read(validation)  # its manifest exists only if every expectation held
