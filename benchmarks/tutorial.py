@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -19,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.peers import NanoGPT, Shape  # noqa: E402
 from benchmarks.record_run import RESULTS, git, hardware  # noqa: E402
 from model.batches import Batch, TokenWindows, next_token_windows, shuffled  # noqa: E402
 from model.generation import generate  # noqa: E402
@@ -110,6 +115,7 @@ def characters_cpu(folder: Path) -> dict[str, Any]:
     common: dict[str, Any] = {"steps": 2000, "beta2": 0.99, "warmup_steps": 100, "final_lr_fraction": 0.1}
     return {
         "theirs": 1.88,
+        "a loop as theirs": loop_as_nanogpts(folder, context=64, batch=12, n_layers=4, n_heads=4, d_model=128),
         "adamw": characters(folder, TrainingConfig(**common, optimizer="adamw", learning_rate=1e-3), **shape),
         "muon": characters(folder, TrainingConfig(**common, optimizer="muon", learning_rate=3e-3), **shape),
     }
@@ -122,11 +128,62 @@ def characters_gpu(folder: Path) -> dict[str, Any]:
     return {"theirs": 1.4697, "muon": characters(folder, config, **shape)}
 
 
-def characters(folder: Path, config: TrainingConfig, *, context: int, batch: int, **shape: Any) -> dict[str, Any]:
-    """Train on nine tenths of Shakespeare's characters; what the last tenth costs, in windows that do not overlap."""
+def loop_as_nanogpts(
+    folder: Path, *, context: int, batch: int, n_layers: int, n_heads: int, d_model: int
+) -> dict[str, Any]:
+    """nanoGPT's way with its settings for the CPU, written anew: windows at random places, float32, AdamW.
+
+    It is scored as ours is, whole, and as nanoGPT does it, ten times: by twenty batches from random places.
+    """
+    ids, alphabet = characters_of(folder)
+    cut = int(0.9 * len(ids))
+    learned, held_out = (torch.from_numpy(part.astype(np.int64)) for part in (ids[:cut], ids[cut:]))
+    torch.manual_seed(1337)
+    model = NanoGPT(Shape(n_layers, n_heads, d_model, context, len(alphabet), batch))
+    for name, parameter in model.named_parameters():  # no biases, and smaller weights where branches are added up
+        if name.endswith("bias"):
+            parameter.requires_grad_(False)
+        if name.endswith(("out.weight", "down.weight")):
+            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layers))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices, others = [p for p in trained if p.dim() > 1], [p for p in trained if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+
+    def loss(tokens: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+        windows = tokens[starts[:, None] + torch.arange(context + 1)]
+        return F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+
+    def anywhere(tokens: torch.Tensor) -> torch.Tensor:
+        return loss(tokens, torch.randint(len(tokens) - context, (batch,)))
+
+    for step in range(2000):
+        share = 0.5 + 0.5 * math.cos(math.pi * max(0, step - 100) / 1900)
+        for group in optimizer.param_groups:
+            group["lr"] = min(1e-3 * (step + 1) / 100, 1e-4 + 9e-4 * share)
+        optimizer.zero_grad()
+        anywhere(learned).backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        whole = loss(held_out, torch.arange(0, len(held_out) - context, context))
+        samples = [statistics.mean(float(anywhere(held_out)) for _ in range(20)) for _ in range(10)]
+    return {
+        "validation_loss": round(float(whole), 4),
+        "validation_loss_by_twenty_batches": sorted(round(sample, 4) for sample in samples),
+    }
+
+
+def characters_of(folder: Path) -> tuple[npt.NDArray[np.uint16], list[str]]:
+    """Shakespeare's characters as numbers, and the alphabet."""
     text = (folder / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
     alphabet = sorted(set(text))
-    ids = np.array([alphabet.index(character) for character in text], np.uint16)
+    return np.array([alphabet.index(character) for character in text], np.uint16), alphabet
+
+
+def characters(folder: Path, config: TrainingConfig, *, context: int, batch: int, **shape: Any) -> dict[str, Any]:
+    """Train on nine tenths of Shakespeare's characters; what the last tenth costs, in windows that do not overlap."""
+    ids, alphabet = characters_of(folder)
     cut = int(0.9 * len(ids))
     torch.manual_seed(config.seed)
     gpt2 = {"norm": "layernorm", "positions": "learned", "mlp": "gelu"}
