@@ -218,7 +218,7 @@ def fingerprint_of(ranks: dict[bytes, int], pattern: Pattern) -> str:
 
 
 def _fingerprint(ranks: dict[bytes, int], split: str, special: dict[str, int]) -> str:
-    tokens = (b"%b%b%b" % (pack("<I", ranks[token]), pack("<I", len(token)), token) for token in _in_order(ranks))
+    tokens = (pack("<II", ranks[token], len(token)) + token for token in _in_order(ranks))
     return hashlib.sha256(b"".join([split.encode(), *tokens, repr(sorted(special.items())).encode()])).hexdigest()
 
 

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline import encodings
+from pipeline import encodings, remembered_shards
 from pipeline.cleaning import personal_data, words
-from pipeline.document_tokens import split_of
+from pipeline.document_tokens import ShardMaker, split_of
 from pipeline.encoder import Encoder
+from pipeline.import_closure import import_closure
 from pipeline.shards import read_index
 from pipeline.sources import html, isolation
-from tests.pipeline.conftest import ANIMALS, PLACES
+from tests.pipeline.conftest import ANIMALS, PLACES, REPOSITORY
 
 pytestmark = pytest.mark.slow  # every law cleans several times
 
@@ -200,6 +201,12 @@ def test_a_document_goes_with_its_group_though_its_part_is_known(fresh: Any, mon
     alone = training_documents()
     (fresh.root / "texts" / "4.txt").write_text(first)
     assert len(alone - training_documents()) == 1
+
+
+def test_all_code_that_decides_a_shard_is_in_its_key() -> None:
+    """What importing and running the work of tokenizing may load is what its memory is valid for."""
+    listed = {Path(str(module.__file__)).relative_to(REPOSITORY) for module in remembered_shards.MODULES}
+    assert listed == set(import_closure(ShardMaker.__module__, REPOSITORY))
 
 
 def test_what_is_kept_is_what_the_artefacts_hold(fresh: Any) -> None:
