@@ -81,7 +81,7 @@ def ours(texts: list[str]) -> dict[str, Any]:
             bands.append(near_duplicates.bands(laid_out))
             done += len(batch)
             batch, size = [], 0
-    firsts = near_duplicates.clusters(np.concatenate(bands)).tolist()
+    firsts = near_duplicates.clusters(np.concatenate(bands).T).tolist()
     seconds = time.process_time() - started
     pairs = [[first, place] for place, first in enumerate(firsts) if first != place]
     return {"seconds": seconds, "reasons": reasons, "pairs": pairs}

@@ -10,6 +10,7 @@ that was erased stays in it.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 from array import array
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,36 +32,48 @@ FOLDER = Path("data/scratch/memo")
 DIGEST_BYTES = 32
 # Each run adds one segment for what is new; this many are looked through quickly, then they become one.
 _SEGMENTS = 8
-_DIGESTS, _PLACES, _VALUES = "digests.npy", "places.npy", "values.bin"
+_AT_ONCE = 1 << 16
+_DIGESTS, _VALUES = "digests.bin", "values.bin"
+_ENDS, _HEADS, _ROWS = "ends.npy", "heads.npy", "rows.npy"
 
 Compute = Callable[[list[int]], Sequence[bytes]]
 Bytes = npt.NDArray[np.uint8]
 
 
 class _Segment:
-    """Digests in order, and where in the file each one's value lies; what was asked for is marked as used."""
+    """Digests and values as they came, and an index of the digests; what was asked for is marked as used.
+
+    All of it stays on the disk, to be read where it is wanted.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.digests: Bytes = np.load(folder / _DIGESTS, mmap_mode="r")
-        self._heads = _heads(self.digests)
-        self._places: npt.NDArray[np.int64] = np.load(folder / _PLACES)
-        values = folder / _VALUES
-        # As memory, not as an array: a slice of it costs a tenth as much, and there is one for each value.
-        self._values = np.memmap(values, np.uint8, "r").data if values.stat().st_size else memoryview(b"")
-        self.used = np.zeros(len(self.digests), bool)
+        self._digests: Bytes = _mapped(folder / _DIGESTS).reshape(-1, DIGEST_BYTES)
+        self._ends: npt.NDArray[np.int64] = np.load(folder / _ENDS, mmap_mode="r")
+        self._heads: npt.NDArray[np.uint64] = np.load(folder / _HEADS, mmap_mode="r")
+        self._rows: npt.NDArray[np.int64] = np.load(folder / _ROWS, mmap_mode="r")
+        self.used = np.zeros(len(self._rows), bool)
 
     def find(self, wanted: Bytes) -> npt.NDArray[np.int64]:
-        """The position of each digest, -1 where it is not here."""
-        if not len(self.digests):
+        """Where in the index each digest is, -1 where it is not here."""
+        if not len(self._rows):
             return np.full(len(wanted), -1, np.int64)
-        at = np.minimum(np.searchsorted(self._heads, _heads(wanted)), len(self.digests) - 1)
+        at = np.minimum(np.searchsorted(self._heads, _heads(wanted)), len(self._rows) - 1)
         # The first eight bytes lead to the place; all thirty-two must agree.
-        return np.where((self.digests[at] == wanted).all(axis=1), at, -1)
+        return np.where((self._digests[self._rows[at]] == wanted).all(axis=1), at, -1)
 
-    def values(self, positions: npt.NDArray[np.int64]) -> Iterator[bytes]:
+    def digests(self, at: npt.NDArray[np.int64]) -> Iterator[bytes]:
+        """The digests there, one by one."""
+        return (self._digests[row].tobytes() for row in self._rows[at].tolist())
+
+    def values(self, at: npt.NDArray[np.int64]) -> Iterator[bytes]:
         """The values there, one by one, since a value may be large."""
-        return (self._values[start:end].tobytes() for start, end in self._places[positions].tolist())
+        rows = self._rows[at]
+        starts = np.where(rows > 0, self._ends[rows - 1], 0)
+        lengths = self._ends[rows] - starts
+        with (self.folder / _VALUES).open("rb") as file:  # mapped, all that was ever read would count as memory in use
+            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+                yield os.pread(file.fileno(), length, start)
 
 
 class Known:
@@ -93,12 +106,10 @@ class Known:
 class Memo(Known):
     """What earlier runs worked out under one key, open for one run. Made by `open_memo`."""
 
-    def __init__(self, segments: Sequence[Path], values: BinaryIO) -> None:
-        """`values` is the new segment's file of values."""
+    def __init__(self, segments: Sequence[Path], values: BinaryIO, digests: BinaryIO) -> None:
+        """`values` and `digests` are files of the new segment, for what is added, one after the other."""
         super().__init__(segments)
-        self._file = values
-        # Of the new values, one after the other: forty bytes for each.
-        self._digests = bytearray()
+        self._file, self._digests = values, digests
         self._lengths = array("q")
         self._forgotten: set[bytes] = set()
         self._blanked: set[int] = set()
@@ -135,7 +146,7 @@ class Memo(Known):
     def add(self, digest: bytes, value: bytes) -> None:
         """Keep one value for the next run."""
         self._file.write(value)
-        self._digests += digest
+        self._digests.write(digest)
         self._lengths.append(len(value))
 
     def forget(self, value: bytes) -> None:
@@ -160,17 +171,27 @@ class Memo(Known):
         self._file.seek(start)
 
     def write_index(self, folder: Path) -> None:
-        """Write the digests of what was added and not forgotten, sorted, each once, and where its value lies."""
-        lengths = np.asarray(self._lengths, np.int64)
-        ends = np.cumsum(lengths)
-        digests = np.frombuffer(self._digests, np.uint8).reshape(-1, DIGEST_BYTES)
-        words = digests.view(">u8").reshape(-1, DIGEST_BYTES // 8)
-        order = np.lexsort(words.T[::-1])  # of equal digests the later one comes later
-        order = order[~np.isin(order, list(self._blanked))]
-        is_last = np.append((words[order[1:]] != words[order[:-1]]).any(axis=1), True)[: len(order)]
-        order = order[is_last]
-        np.save(folder / _DIGESTS, digests[order])
-        np.save(folder / _PLACES, np.stack([ends - lengths, ends], axis=1)[order])
+        """Write where each value ends, and the heads, sorted, of the digests that were not forgotten, each once."""
+        np.save(folder / _ENDS, np.cumsum(np.asarray(self._lengths, np.int64)))
+        self._digests.flush()
+        digests = _mapped(folder / _DIGESTS, "r+").reshape(-1, DIGEST_BYTES)
+        heads = np.concatenate(
+            [_heads(digests[first : first + _AT_ONCE]) for first in range(0, len(digests) or 1, _AT_ONCE)]
+        )
+        rows = np.argsort(heads, kind="stable")
+        if self._blanked:
+            digests[list(self._blanked)] = 0
+            rows = rows[~np.isin(rows, list(self._blanked))]
+        heads = heads[rows]
+        [as_next] = np.nonzero(heads[1:] == heads[:-1])
+        met: set[bytes] = set()
+        before = np.zeros(len(rows), bool)
+        for at in np.union1d(as_next, as_next + 1)[::-1].tolist():  # of equal digests the last one counts
+            digest = digests[rows[at]].tobytes()
+            before[at] = digest in met
+            met.add(digest)
+        np.save(folder / _HEADS, heads[~before])
+        np.save(folder / _ROWS, rows[~before])
 
 
 def code_digest(*modules: ModuleType, libraries: Iterable[str] = ()) -> str:
@@ -192,17 +213,20 @@ def open_memo(name: str, key: Any, folder: Path = FOLDER) -> Iterator[Memo]:
     place = place_of(name, key, folder)
     segments = [path for path in sorted(place.glob("segment-*")) if _is_whole(path)]
     number = 1 + max((int(path.name.removeprefix("segment-")) for path in segments), default=-1)
-    with manifest.commit(place / f"segment-{number:06d}", "memo", params={"name": name}) as draft:
-        with (draft.path / _VALUES).open("w+b") as file:
-            memo = Memo(segments, file)
-            yield memo
-            memo.drop_forgotten()
-            everything = len(segments) >= _SEGMENTS
-            replaced = [segment for segment in memo.segments if everything or not segment.used.all()]
-            for segment in replaced:
-                used = np.flatnonzero(segment.used)
-                for digest, value in zip(segment.digests[used], segment.values(used), strict=True):
-                    memo.add(digest.tobytes(), value)
+    with (
+        manifest.commit(place / f"segment-{number:06d}", "memo", params={"name": name}) as draft,
+        (draft.path / _VALUES).open("w+b") as values,
+        (draft.path / _DIGESTS).open("wb") as digests,
+    ):
+        memo = Memo(segments, values, digests)
+        yield memo
+        memo.drop_forgotten()
+        everything = len(segments) >= _SEGMENTS
+        replaced = [segment for segment in memo.segments if everything or not segment.used.all()]
+        for segment in replaced:
+            used = np.flatnonzero(segment.used)
+            for digest, value in zip(segment.digests(used), segment.values(used), strict=True):
+                memo.add(digest, value)
         memo.write_index(draft.path)
     # After a kill here a value stands in two segments, which is harmless, and what nobody asked for goes next time.
     for segment in replaced:
@@ -230,6 +254,11 @@ def _is_whole(path: Path) -> bool:
         shutil.rmtree(path, ignore_errors=True)
         return False
     return True
+
+
+def _mapped(path: Path, mode: Literal["r", "r+"] = "r") -> Bytes:
+    """A file's bytes, read where they are wanted."""
+    return np.memmap(path, np.uint8, mode) if path.stat().st_size else np.zeros(0, np.uint8)
 
 
 def _heads(digests: Bytes) -> npt.NDArray[np.uint64]:

@@ -1,7 +1,7 @@
 """Goes in: what was turned away. Comes out: a table of it, with the reasons and the bytes, to look at.
 
-It is a table of parts, as documents are. Its bytes go to a file without a name while a stage works, which no crash can
-leave behind; the list that the stage fills keeps where and why, so that memory does not grow with what was dropped.
+It is a table of parts, as documents are. They go to a file without a name while a stage works, which no crash can leave
+behind; in memory are counts and the first few, so that it does not grow with what was dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,16 +40,19 @@ SCHEMA = pa.schema(
 )
 CHANGES_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in Change.__slots__])
 STAGES_WITH_QUARANTINE = ("ingest", "clean")
+FIRST_SHOWN = 20
 _BYTES_AT_ONCE = 8 << 20
 _ROWS_AT_ONCE = 4096
 
 
-class Rejections(list[Rejection]):
-    """What a stage turned away, in order, without the bytes; those are in the quarantine when the stage ends."""
+class Rejections:
+    """What a stage turned away: counted here, and on the disk with all that is known of it."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
         self._folder = folder
+        self.first: list[Rejection] = []
+        """The first few, without their bytes."""
+        self.by_rule: Counter[str] = Counter()
         self.changes: list[Change] = []
         """A few examples of what rules altered, to look at."""
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -58,9 +61,14 @@ class Rejections(list[Rejection]):
         self._waiting: list[Rejection] = []
         self._waiting_bytes = 0
 
+    def __len__(self) -> int:
+        return self.by_rule.total()
+
     def append(self, rejection: Rejection) -> None:
-        """Keep a rejection: its bytes on disk, the rest here."""
-        super().append(replace(rejection, raw=b""))
+        """Keep a rejection."""
+        if len(self.first) < FIRST_SHOWN:
+            self.first.append(replace(rejection, raw=b""))
+        self.by_rule[rule_of(rejection.reason)] += 1
         self._waiting.append(rejection)
         self._waiting_bytes += len(rejection.raw)
         if self._waiting_bytes > _BYTES_AT_ONCE or len(self._waiting) >= _ROWS_AT_ONCE:
@@ -71,16 +79,13 @@ class Rejections(list[Rejection]):
         for rejection in rejections:
             self.append(rejection)
 
-    def __iadd__(self, rejections: Iterable[Rejection]) -> Self:  # type: ignore[override, misc]
-        self.extend(rejections)
-        return self
-
     def add_part(self, part: bytes) -> None:
         """Keep several that are a file already, as `rejections_file` writes it."""
         self._write()
         file = pq.ParquetFile(pa.BufferReader(part))  # read_table would import pandas
         without_bytes = file.read([name for name in SCHEMA.names if name != "raw"])
-        super().extend(Rejection(**row) for row in without_bytes.to_pylist())
+        self.first += [Rejection(**row) for row in without_bytes[: FIRST_SHOWN - len(self.first)].to_pylist()]
+        self.by_rule.update(map(rule_of, without_bytes["reason"].to_pylist()))
         self._keep(part)
 
     def commit(self, folder: Path, stage: str) -> None:
@@ -88,7 +93,6 @@ class Rejections(list[Rejection]):
         self._write()
         if not self._lengths:
             self._keep(rejections_file([]))
-        kinds = Counter(rule_of(rejection.reason) for rejection in self)
         with commit(folder, "quarantine", params={"stage": stage}) as draft:
             self._file.seek(0)
             (draft.path / REJECTIONS).mkdir()
@@ -96,7 +100,7 @@ class Rejections(list[Rejection]):
                 (draft.path / REJECTIONS / part_name(number)).write_bytes(self._file.read(length))
             if self.changes:
                 pq.write_table(_table(self.changes, CHANGES_SCHEMA), draft.path / CHANGES, write_page_checksum=True)
-            draft.facts |= {"rejections": len(self), "by_reason": dict(sorted(kinds.items()))}
+            draft.facts |= {"rejections": len(self), "by_reason": dict(sorted(self.by_rule.items()))}
 
     def close(self) -> None:
         """Let go of the file; what was not committed is lost."""

@@ -10,6 +10,9 @@ What is held of a text is the digest of each band, 112 bytes, whatever its lengt
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -78,12 +81,12 @@ def _minima(shingles: NDArray[np.uint32], counts_D: NDArray[np.int64]) -> NDArra
     return signatures.T
 
 
-def clusters(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+def clusters(columns: Iterable[NDArray[np.uint64]]) -> NDArray[np.int64]:
     """For each text, the first text of its cluster: itself, if it is like none before it. Order decides, nothing else.
 
-    `digests` is what `bands` gave for all texts, one after the other.
+    `columns` are those of what `bands` gave for all texts: the digests of one band after the other.
     """
-    parents = list(range(len(digests)))
+    parents = array("q")
 
     def root(text: int) -> int:
         while parents[text] != text:
@@ -91,11 +94,15 @@ def clusters(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
             text = parents[text]
         return text
 
-    for digests_of_band in digests.T:
-        order = np.argsort(digests_of_band, kind="stable")
-        ordered = digests_of_band[order]
+    for digests in columns:
+        parents = parents or array("q", np.arange(len(digests), dtype=np.int64).tobytes())
+        order = np.argsort(digests, kind="stable")
+        ordered = digests[order]
         alike = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0))
         for one, other in zip(order[alike].tolist(), order[alike + 1].tolist(), strict=True):
             first, second = sorted((root(one), root(other)))
             parents[second] = first
-    return np.asarray([root(text) for text in range(len(digests))], np.int64)
+    firsts = np.array(parents, np.int64)
+    while (firsts[firsts] != firsts).any():
+        firsts = firsts[firsts]
+    return firsts

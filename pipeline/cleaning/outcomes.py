@@ -1,22 +1,18 @@
 """Goes in: what was found of a part of a table. Comes out: the same in columns without the texts, to be remembered.
 
-What all parts together say is worked out from these: which records repeat another one.
+What all parts together say is worked out from these, see pipeline/cleaning/repeats.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import pyarrow as pa
 
-from pipeline.cleaning.duplicates import Duplicates
 from pipeline.cleaning.examination import Examination, Examined
-from pipeline.cleaning.near_duplicates import BANDS, clusters
 from pipeline.cleaning.rejections import Change
 from pipeline.cleaning.tally import Tally
-from pipeline.columns import column, from_bytes, table_of, to_bytes
+from pipeline.columns import from_bytes, table_of, to_bytes
 
 _SCHEMA = pa.schema(
     [
@@ -104,48 +100,3 @@ class Outcome:
         """The digests of the cleaned texts of records that stand."""
         digests: list[bytes] = self.rows.filter(self.rows["stands"])["digest"].to_pylist()
         return digests
-
-
-def exact_repeats(outcomes: Sequence[Outcome]) -> list[Repeats]:
-    """For each part the rows whose text stands in a row before, be it that of a record that is dropped for its words.
-
-    A record that repeats one is dropped for that, whatever its own words say.
-    """
-    met = Duplicates()
-    found: list[Repeats] = []
-    for outcome in outcomes:
-        found.append({})
-        digests, ids, stands = (outcome.rows[name].to_pylist() for name in ("digest", "id", "stands"))
-        for row, (digest, identity) in enumerate(zip(digests, ids, strict=True)):
-            if stands[row] and (reason := met.reason_to_drop(digest, identity)):
-                found[-1][row] = reason
-    return found
-
-
-@dataclass(frozen=True)
-class Member:
-    """A record that is like one before it."""
-
-    part: int
-    row: int
-    identity: str
-    first: str
-    """The id of the first record of its cluster."""
-    digest_of_first: bytes
-    """The sha256 of that record's cleaned text."""
-
-
-def near_repeats(outcomes: Sequence[Outcome], exact: Sequence[Repeats]) -> list[Member]:
-    """The records that are kept so far and nearly repeat one before them, in order."""
-    kept = [np.flatnonzero(outcome.is_kept(repeats)).tolist() for outcome, repeats in zip(outcomes, exact, strict=True)]
-    places = [(part, row) for part, rows in enumerate(kept) for row in rows]
-    taken = [outcome.rows.take(column(rows, pa.int64())) for outcome, rows in zip(outcomes, kept, strict=True)]
-    bands = b"".join(band for rows in taken for band in rows["bands"].to_pylist())
-    firsts = clusters(np.frombuffer(bands, np.uint64).reshape(-1, BANDS))
-    found = []
-    for place in np.flatnonzero(firsts != np.arange(len(firsts))).tolist():
-        (part, row), (first_part, first_row) = places[place], places[firsts[place]]
-        own, first = outcomes[part].rows, outcomes[first_part].rows
-        identity, of_first = own["id"][row].as_py(), first["id"][first_row].as_py()
-        found.append(Member(part, row, identity, of_first, first["digest"][first_row].as_py()))
-    return found

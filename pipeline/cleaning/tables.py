@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +24,9 @@ import pyarrow.parquet as pq
 
 from pipeline.cleaning.examination import CHANGES_KEPT
 from pipeline.cleaning.examiner import ExaminedPart
-from pipeline.cleaning.outcomes import Member, Outcome, Repeats, exact_repeats, near_repeats
+from pipeline.cleaning.outcomes import Outcome, Repeats
 from pipeline.cleaning.rejections import Change, Rejection
+from pipeline.cleaning.repeats import NO_PAIRS, RepeatFinder
 from pipeline.cleaning.tally import Tally
 from pipeline.columns import column
 from pipeline.documents import (
@@ -77,8 +80,8 @@ class Cleaned:
     """Counts by source."""
     failing: Counter[str] = field(default_factory=Counter)
     """Records with personal data of a kind that stops the run."""
-    together: list[Member] = field(default_factory=list)
-    """Near-duplicates that are kept, where they are looked for and not dropped."""
+    together: list[tuple[str, str]] = field(default_factory=list)
+    """Where near-duplicates are kept together: the id of each, and the sha256 of the text of its group's first."""
 
 
 @dataclass(frozen=True)
@@ -118,47 +121,86 @@ class TableCleaning:
         waiting.mkdir()
         parts = self._memories.parts
         digests = [_digest(self._name, sha256_of[file]) for file in files]
-        known = [Outcome.from_bytes(value) if value else None for value in parts.outcomes.known(digests)]
-        fresh = {}
-        unknown = [number for number, outcome in enumerate(known) if not outcome]
-        for number, found in self._examined(unknown, files, waiting):
-            parts.outcomes.add(digests[number], found)
-            fresh[number] = Outcome.from_bytes(found)
-            if len(unknown) > 1:
-                self._report.progress(len(fresh), len(unknown), f"parts of the {self._name}")
-        outcomes = [outcome or fresh[number] for number, outcome in enumerate(known)]
-        self._keep_what_is_known_of_texts(outcomes)
+        finder = RepeatFinder(waiting / "columns")
+        cleaned = Cleaned()
+        fresh = self._outcomes(files, digests, waiting, finder, dropped)
+        outcome_of = partial(self._outcome, digests, waiting)
 
-        repeats, together = self._repeats(outcomes)
-        keys = [_digest(d, json.dumps(sorted(r.items()))) for d, r in zip(digests, repeats, strict=True)]
-        places = [target / part_name(number) for number in range(len(files))]
-        is_left = [any(outcome.is_kept(rows)) for outcome, rows in zip(outcomes, repeats, strict=True)]
-        written = [
-            is_known and (not any_left or parts.files.take(draft, place, key))
-            for is_known, any_left, place, key in zip(parts.turned_away.keep(keys), is_left, places, keys, strict=True)
-        ]
+        exact = finder.exact() if self._drop_duplicates else NO_PAIRS
+        near = finder.near(exact) if self._near_duplicates != "keep" else NO_PAIRS
+        if self._near_duplicates == "keep_in_one_split":
+            cleaned.together = finder.groups(near)
+
+        def repeats_of(number: int) -> Repeats:
+            repeats = finder.repeats_of(number, exact, "exact duplicate of")
+            if self._near_duplicates == "drop":
+                repeats |= finder.repeats_of(number, near, "near duplicate of")
+            return repeats
+
+        keys, is_left, written = [], [], []
+        for number, digest in enumerate(digests):
+            repeats = repeats_of(number)
+            keys.append(_digest(digest, json.dumps(sorted(repeats.items()))))
+            is_left.append(any(outcome_of(number).is_kept(repeats)))
+            [is_known] = parts.turned_away.keep(keys[-1:])
+            place = target / part_name(number)
+            written.append(is_known and (not is_left[-1] or parts.files.take(draft, place, keys[-1])))
         # What another part's change does to this one has not been written before.
         again = [number for number, is_there in enumerate(written) if not is_there and number not in fresh]
         for _ in self._examined(again, files, waiting):
             pass
-        cleaned = Cleaned(together=together)
-        for number, (key, outcome) in enumerate(zip(keys, outcomes, strict=True)):
+        for number, key in enumerate(keys):
+            outcome, repeats, place = outcome_of(number), repeats_of(number), target / part_name(number)
             if written[number]:
                 [turned_away] = parts.turned_away.known([key])
             else:
                 if is_left[number]:
-                    self._write(waiting / places[number].name, outcome, repeats[number], places[number])
-                    parts.files.keep(draft, places[number], key)
-                turned_away = self._turned_away(files[number], outcome, repeats[number])
+                    self._write(waiting / place.name, outcome, repeats, place)
+                    parts.files.keep(draft, place, key)
+                turned_away = self._turned_away(files[number], outcome, repeats)
                 parts.turned_away.add(key, turned_away)
             if turned_away:
                 dropped.add_part(turned_away)
             if is_left[number]:
-                cleaned.rows_out += pq.read_metadata(places[number]).num_rows
-            _count(cleaned, outcome, repeats[number])
+                cleaned.rows_out += pq.read_metadata(place).num_rows
+            _count(cleaned, outcome, repeats)
+        finder.close()
         shutil.rmtree(waiting)
-        dropped.changes += _first_changes(outcomes)
         return cleaned
+
+    def _outcomes(
+        self, files: Sequence[Path], digests: Sequence[bytes], waiting: Path, finder: RepeatFinder, dropped: Rejections
+    ) -> set[int]:
+        """See to it that the outcome of every part is known or waits, and has been taken note of; the new ones."""
+        known = self._memories.parts.outcomes.keep(digests)
+        unknown = [number for number, is_known in enumerate(known) if not is_known]
+        examined = self._examined(unknown, files, waiting)
+        changes: defaultdict[str, list[Change]] = defaultdict(list)
+        for number, digest in enumerate(digests):
+            if not known[number]:
+                _, found = next(examined)
+                (waiting / _outcome_name(number)).write_bytes(found)
+                self._memories.parts.outcomes.add(digest, found)
+                if len(unknown) > 1:
+                    self._report.progress(bisect_right(unknown, number), len(unknown), f"parts of the {self._name}")
+            outcome = self._outcome(digests, waiting, number)
+            finder.add(outcome)
+            # For when a part is changed: the next run then asks for the texts that this one did not.
+            self._memories.findings.keep(outcome.spelled)
+            if self._memories.judgements:
+                self._memories.judgements.keep(outcome.standing)
+            for change in outcome.changes:
+                if len(changes[change.rule]) < CHANGES_KEPT:
+                    changes[change.rule].append(change)
+        dropped.changes += [change for rule in sorted(changes) for change in changes[rule]]
+        return set(unknown)
+
+    def _outcome(self, digests: Sequence[bytes], waiting: Path, number: int) -> Outcome:
+        """The outcome of a part: all of them together would be a gigabyte for a million short records."""
+        new = waiting / _outcome_name(number)
+        [value] = [new.read_bytes()] if new.exists() else self._memories.parts.outcomes.known([digests[number]])
+        assert value is not None
+        return Outcome.from_bytes(value)
 
     def _examined(self, numbers: Sequence[int], files: Sequence[Path], waiting: Path) -> Iterator[tuple[int, bytes]]:
         """The outcomes of the parts of these numbers; the cleaned records that no rule drops are left waiting."""
@@ -174,23 +216,6 @@ class TableCleaning:
                     assert memo is not None
                     memo.add(digest, value)
             yield number, part.outcome
-
-    def _keep_what_is_known_of_texts(self, outcomes: Sequence[Outcome]) -> None:
-        """For when a part is changed: the next run then asks for the texts that this one did not."""
-        for outcome in outcomes:
-            self._memories.findings.keep(outcome.spelled)
-            if self._memories.judgements:
-                self._memories.judgements.keep(outcome.standing)
-
-    def _repeats(self, outcomes: Sequence[Outcome]) -> tuple[list[Repeats], list[Member]]:
-        """For each part the rows to drop since they repeat others; and the near-duplicates that stay."""
-        repeats = exact_repeats(outcomes) if self._drop_duplicates else [{} for _ in outcomes]
-        near = near_repeats(outcomes, repeats) if self._near_duplicates != "keep" else []
-        if self._near_duplicates != "drop":
-            return repeats, near
-        for member in near:
-            repeats[member.part][member.row] = f"near duplicate of {member.first}"
-        return repeats, []
 
     def _write(self, waiting: Path, outcome: Outcome, repeats: Repeats, place: Path) -> None:
         """Write what is left of a part."""
@@ -233,14 +258,8 @@ def _count(cleaned: Cleaned, outcome: Outcome, repeats: Repeats) -> None:
             tally.comes_back(of_row["n_bytes"], of_row["n_characters"], reason)
 
 
-def _first_changes(outcomes: Iterable[Outcome]) -> list[Change]:
-    """Of the changes of each rule the first few."""
-    first: defaultdict[str, list[Change]] = defaultdict(list)
-    for outcome in outcomes:
-        for change in outcome.changes:
-            if len(first[change.rule]) < CHANGES_KEPT:
-                first[change.rule].append(change)
-    return [change for rule in sorted(first) for change in first[rule]]
+def _outcome_name(number: int) -> str:
+    return f"{number:06d}.outcome"
 
 
 def _digest(*what: str | bytes) -> bytes:

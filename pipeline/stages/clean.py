@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ from pipeline.cleaning.judgements import remembered_judgements
 from pipeline.cleaning.personal_data import Policy
 from pipeline.cleaning.quality import NAMES, QualityRule
 from pipeline.cleaning.tables import Cleaned, Memories, TableCleaning, remembered_parts
-from pipeline.cleaning.tally import rule_of
 from pipeline.documents import KINDS, Document, learned_texts, read_records
 from pipeline.engine import make_ready, workers
 from pipeline.errors import ConfigurationError, DataError
@@ -145,7 +143,7 @@ def run(
             table = ingested_documents / "documents.parquet"
             found = _clean(params, cleaning, "documents", table, sha256_of, draft, dropped)
             if params.near_duplicates == "keep_in_one_split":
-                write_groups([(member.identity, member.digest_of_first.hex()) for member in found.together], draft.path)
+                write_groups(found.together, draft.path)
             rows_in += found.rows_in
             draft.facts |= {"documents": found.rows_out, "documents_in": found.rows_in}
             draft.facts["by_source"] = {name: tally.facts() for name, tally in sorted(found.tallies.items())}
@@ -153,10 +151,9 @@ def run(
                 draft.facts["evaluation_texts"] = evaluations.looked_for
                 draft.facts["evaluation_texts_too_short"] = evaluations.too_short
                 draft.facts["evaluation_files"] = {file.name: sha256_file(file) for file in _files(evaluation_texts)}
-    reasons = Counter(rule_of(rejection.reason) for rejection in dropped)
     personal = sum(tally.with_personal_data for tally in found.tallies.values())
     report.metrics({"records_in": rows_in, "records_dropped": len(dropped), "documents_with_personal_data": personal})
-    said = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common()) or "none"
+    said = "; ".join(f"{count:,} {reason}" for reason, count in dropped.by_rule.most_common()) or "none"
     report.note(f"{rows_in - len(dropped):,} of {rows_in:,} records kept; dropped: {said}")
     if personal:
         report.note(f"{personal:,} documents hold personal data; see data/reports/data_report")

@@ -128,10 +128,10 @@ def run(
                     raise DataError(_nothing_left(refused, f"{where}: no example could be read"))
             if corpus.facts:
                 draft.facts["sources"] = dict(corpus.facts)
-    for rejection in refused[:20]:
+    for rejection in refused.first:
         report.note(f"turned away {rejection.source} {rejection.name}, byte {rejection.offset:,}: {rejection.reason}")
-    if len(refused) > 20:
-        report.note(f"… and {len(refused) - 20:,} more, all in {quarantine}")
+    if more := len(refused) - len(refused.first):
+        report.note(f"… and {more:,} more, all in {quarantine}")
     report.metrics({"documents": rows, "turned_away": len(refused)})
     report.note(f"{rows:,} documents from {len(by_source)} sources; {len(refused):,} records turned away")
 
@@ -194,7 +194,6 @@ def _counted(records: Iterable[Record], by_source: Counter[str], report: Report)
         yield record
 
 
-def _nothing_left(refused: list[Rejection], what: str) -> str:
-    reasons = Counter(rejection.reason for rejection in refused).most_common(3)
-    said = "; ".join(f"{count:,} × {reason}" for reason, count in reasons) or "the sources are empty"
+def _nothing_left(refused: Rejections, what: str) -> str:
+    said = "; ".join(f"{count:,} × {rule}" for rule, count in refused.by_rule.most_common(3)) or "the sources are empty"
     return f"ingest: {what} ({said}); look at ingest.sources and ingest.texts in params.yaml"

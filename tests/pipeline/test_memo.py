@@ -78,7 +78,7 @@ def test_a_corpus_that_grows_a_hundred_times_leaves_few_segments(tmp_path: Path)
     assert everything_in(tmp_path) == before
 
 
-@pytest.mark.parametrize("file", ["digests.npy", "places.npy", "values.bin", "manifest.json"])
+@pytest.mark.parametrize("file", ["digests.bin", "values.bin", "ends.npy", "heads.npy", "rows.npy", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_memo_is_never_believed(tmp_path: Path, file: str, damage: str) -> None:
     """A flipped byte, a torn file or a missing one costs the work again and nothing else."""

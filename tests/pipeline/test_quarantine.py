@@ -50,7 +50,7 @@ def test_no_rejection_is_an_empty_table(tmp_path: Path) -> None:
 def test_rejections_are_kept_when_nothing_else_is_left(tmp_path: Path) -> None:
     """A DataError in the block passes on, after what was collected until then has been written."""
     with pytest.raises(DataError), keeping_rejections(tmp_path / "q", stage="clean") as rejections:
-        rejections += REJECTIONS
+        rejections.extend(REJECTIONS)
         raise DataError("nothing left")
     assert pq.read_table(tmp_path / "q" / "rejections.parquet").num_rows == 5
 
@@ -73,12 +73,13 @@ def test_a_listing_shows_texts_only_on_request(tmp_path: Path) -> None:
 
 
 def test_bytes_leave_memory_as_they_come(tmp_path: Path) -> None:
-    """The list keeps where and why; what was turned away is on disk, in order, however much it is."""
+    """In memory are counts and the first few; what was turned away is on disk, in order, however much it is."""
     with keeping_rejections(tmp_path / "q", stage="clean") as rejections:
         for number in range(40):
             raw = bytes([number]) * (1 << 19)
             rejections.append(Rejection.of(source="documents", name=str(number), reason="empty", raw=raw))
-        assert {rejection.raw for rejection in rejections} == {b""}
+        assert (len(rejections), len(rejections.first)) == (40, 20)
+        assert {rejection.raw for rejection in rejections.first} == {b""}
     kept = list(read_rejections(tmp_path / "q"))
     assert [(row.name, len(row.raw)) for row in kept] == [(str(number), 1 << 19) for number in range(40)]
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["q"]

@@ -19,7 +19,7 @@ def page(seed: int, n_words: int = 200) -> list[str]:
 
 def firsts(texts: list[str], at_once: int = 100) -> list[int]:
     batches = [Batch(texts[start : start + at_once]) for start in range(0, len(texts), at_once)]
-    found: list[int] = clusters(np.concatenate([bands(batch) for batch in batches])).tolist()
+    found: list[int] = clusters(np.concatenate([bands(batch) for batch in batches]).T).tolist()
     return found
 
 
@@ -45,7 +45,7 @@ def test_a_chain_is_one_cluster_named_by_its_first() -> None:
     digests = np.zeros((4, 14), np.uint64)
     digests[:, 0] = [7, 8, 9, 8]  # 1 and 3 meet here
     digests[:, 1] = [5, 1, 2, 5]  # 0 and 3 meet here
-    assert clusters(digests).tolist() == [0, 0, 2, 0]
+    assert clusters(digests.T).tolist() == [0, 0, 2, 0]
 
 
 @settings(max_examples=20, deadline=None)
