@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,6 @@ class RepeatFinder:
         """Columns go to files in the new folder `folder`."""
         folder.mkdir()
         self._folder = folder
-        self._files: dict[str, BinaryIO] = {}
         self._starts = [0]
 
     def add(self, outcome: Outcome) -> None:
@@ -103,27 +102,17 @@ class RepeatFinder:
         digests = [digest.hex() for digest in map(bytes, self._wide(_DIGESTS, near.firsts))]
         return list(zip(self._named(near.places), digests, strict=True))
 
-    def close(self) -> None:
-        """Let go of the files."""
-        for file in self._files.values():
-            file.close()
-
     def _append(self, name: str, values: bytes) -> None:
-        if name not in self._files:
-            self._files[name] = (self._folder / name).open("wb")
-        self._files[name].write(values)
+        with (self._folder / name).open("ab") as file:
+            file.write(values)
 
     def _column(self, name: str, kind: type[Any]) -> npt.NDArray[Any]:
-        if name not in self._files:
-            return np.zeros(0, kind)
-        self._files[name].flush()
-        return np.fromfile(self._folder / name, kind)
+        return np.fromfile(self._folder / name, kind) if len(self._starts) > 1 else np.zeros(0, kind)
 
     def _wide(self, name: str, places: Places) -> npt.NDArray[np.uint8]:
         """Some values of a column of digests, read where they lie."""
         if not len(places):
             return np.zeros((0, _DIGEST_BYTES), np.uint8)
-        self._files[name].flush()
         return np.memmap(self._folder / name, np.uint8, "r").reshape(-1, _DIGEST_BYTES)[places]
 
     def _named(self, places: Places) -> list[str]:

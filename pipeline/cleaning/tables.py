@@ -164,7 +164,6 @@ class TableCleaning:
             if is_left[number]:
                 cleaned.rows_out += pq.read_metadata(place).num_rows
             _count(cleaned, outcome, repeats)
-        finder.close()
         shutil.rmtree(waiting)
         return cleaned
 
@@ -196,7 +195,7 @@ class TableCleaning:
         return set(unknown)
 
     def _outcome(self, digests: Sequence[bytes], waiting: Path, number: int) -> Outcome:
-        """The outcome of a part: all of them together would be a gigabyte for a million short records."""
+        """The outcome of a part, read anew each time: together they would be a gigabyte for a million records."""
         new = waiting / _outcome_name(number)
         [value] = [new.read_bytes()] if new.exists() else self._memories.parts.outcomes.known([digests[number]])
         assert value is not None

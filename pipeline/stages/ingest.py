@@ -195,5 +195,7 @@ def _counted(records: Iterable[Record], by_source: Counter[str], report: Report)
 
 
 def _nothing_left(refused: Rejections, what: str) -> str:
-    said = "; ".join(f"{count:,} × {rule}" for rule, count in refused.by_rule.most_common(3)) or "the sources are empty"
+    few = len(refused) == len(refused.first)
+    reasons = Counter(rejection.reason for rejection in refused.first) if few else refused.by_rule
+    said = "; ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(3)) or "the sources are empty"
     return f"ingest: {what} ({said}); look at ingest.sources and ingest.texts in params.yaml"

@@ -67,7 +67,6 @@ def found(rows: list[Row], size: int) -> tuple[Pairs, Pairs, list[dict[int, str]
         near = finder.near(exact)
         reasons = [finder.repeats_of(part, exact, "repeats") for part in range(len(starts))]
         groups = finder.groups(near)
-        finder.close()
         return exact, near, reasons, groups
 
 
