@@ -174,10 +174,12 @@ class Memo(Known):
         """Write where each value ends, and the heads, sorted, of the digests that were not forgotten, each once."""
         np.save(folder / _ENDS, np.cumsum(np.asarray(self._lengths, np.int64)))
         self._digests.flush()
+        heads = np.empty(self.added, np.uint64)
+        with (folder / _DIGESTS).open("rb") as file:
+            for first in range(0, self.added, _AT_ONCE):
+                some = np.frombuffer(file.read(_AT_ONCE * DIGEST_BYTES), np.uint8).reshape(-1, DIGEST_BYTES)
+                heads[first : first + len(some)] = _heads(some)
         digests = _mapped(folder / _DIGESTS, "r+").reshape(-1, DIGEST_BYTES)
-        heads = np.concatenate(
-            [_heads(digests[first : first + _AT_ONCE]) for first in range(0, len(digests) or 1, _AT_ONCE)]
-        )
         rows = np.argsort(heads, kind="stable")
         if self._blanked:
             digests[list(self._blanked)] = 0

@@ -83,7 +83,7 @@ class Rejections:
         """Keep several that are a file already, as `rejections_file` writes it."""
         self._write()
         file = pq.ParquetFile(pa.BufferReader(part))  # read_table would import pandas
-        without_bytes = file.read([name for name in SCHEMA.names if name != "raw"])
+        without_bytes = file.read([name for name in SCHEMA.names if name != "raw"], use_threads=False)
         self.first += [Rejection(**row) for row in without_bytes[: FIRST_SHOWN - len(self.first)].to_pylist()]
         self.by_rule.update(map(rule_of, without_bytes["reason"].to_pylist()))
         self._keep(part)
@@ -152,7 +152,7 @@ def read_rejections(folder: Path) -> Iterator[Rejection]:
     read(folder)
     for part in part_files(folder / REJECTIONS):
         with pq.ParquetFile(part, page_checksum_verification=True, pre_buffer=False) as file:
-            for batch in file.iter_batches(256):
+            for batch in file.iter_batches(256, use_threads=False):
                 for row in batch.to_pylist():
                     yield Rejection(**row)
 

@@ -62,13 +62,13 @@ class RepeatFinder:
 
         A record that repeats one is dropped for that, whatever its own words say.
         """
-        [standing] = np.nonzero(self._column(_STANDS, np.bool_))
         # The first bytes tell nearly all texts apart; of the others alone the whole digests are read.
-        heads = self._column(_HEADS, np.uint64)[standing]
+        heads = self._column(_HEADS, np.uint64)
         order = np.argsort(heads, kind="stable")
         heads = heads[order]
         as_next = np.append(heads[1:] == heads[:-1], False)[: len(heads)]
-        alike = np.sort(standing[order[as_next | np.roll(as_next, 1)]])
+        alike = np.sort(order[as_next | np.roll(as_next, 1)])
+        alike = alike[self._column(_STANDS, np.bool_)[alike]]
         digests = self._wide(_DIGESTS, alike).view(np.uint64)
         order = np.lexsort(digests.T)  # it is stable: of equal ones the first in the table comes first
         alike, digests = alike[order], digests[order]
@@ -79,9 +79,15 @@ class RepeatFinder:
 
     def near(self, exact: Pairs) -> Pairs:
         """The records that stay, and are none of `exact`, and nearly repeat one before them."""
-        stays = self._column(_STAYS, np.bool_)
-        stays[exact.places] = False
-        firsts = clusters(np.where(stays, self._column(_band(band), np.uint64), 0) for band in range(BANDS))
+        goes = ~self._column(_STAYS, np.bool_)
+        goes[exact.places] = True
+
+        def digests(band: int) -> npt.NDArray[np.uint64]:
+            column = self._column(_band(band), np.uint64)
+            column[goes] = 0  # like no other
+            return column
+
+        firsts = clusters(map(digests, range(BANDS)))
         [places] = np.nonzero(firsts != np.arange(len(firsts)))
         return Pairs(places, firsts[places])
 

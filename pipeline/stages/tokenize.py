@@ -96,7 +96,7 @@ def run(params: Params, *, documents: Path, validation: Path, tokens: Path, comp
                     n_bytes[split] += of_split.n_bytes
                     n_documents[split] += len(of_split.ids)
                     texts_digests[split].update(of_split.text_digests)
-                if note != said:
+                if note and note != said:
                     report.note(said := note)
                 report.progress(sum(n_documents.values()), total, "documents")
         balance("tokenize", "documents", read=total, written=sum(n_documents.values()))
@@ -130,15 +130,15 @@ def _shards(
     remembered: RememberedShards,
     makers: Workers[tuple[int, Sequence[Path]], tuple[dict[str, DocumentTokens], str]],
     draft: Draft,
-    groups: Sequence[tuple[bytes, Sequence[Path]]],
+    for_shards: Sequence[tuple[bytes, Sequence[Path]]],
 ) -> Iterator[tuple[dict[str, DocumentTokens], str]]:
-    """What is made of each group of parts, in order, or was made of it before; and what there is to say of the encoder.
+    """What is made of the parts for each shard, or was before, and what there is to say of the encoder, in order.
 
-    Workers make the others meanwhile.
+    Workers make what is new while the rest is taken from memory.
     """
-    known = [remembered.hold(digest) for digest, _ in groups]
-    fresh = makers.map((number, paths) for number, (_, paths) in enumerate(groups) if not known[number])
-    for number, (digest, paths) in enumerate(groups):
+    known = [remembered.hold(digest) for digest, _ in for_shards]
+    fresh = makers.map((number, paths) for number, (_, paths) in enumerate(for_shards) if not known[number])
+    for number, (digest, paths) in enumerate(for_shards):
         made, note = remembered.take(draft, digest, number) if known[number] else None, ""
         if made is None:
             [(made, note)] = makers.map([(number, paths)]) if known[number] else [next(fresh)]
