@@ -136,6 +136,7 @@ def documents(source: str, variant: int, size: int) -> Iterator[Document]:
 
 def measure(runs: dict[str, list[dict[str, float]]], folder: Path, size: str, method: str, cores: int) -> None:
     """Run one method in a process of its own, held to some cores, and add what it took."""
+    os.sync()  # what another run wrote is none of this one's work
     found = ended(start(folder, size, method, sorted(os.sched_getaffinity(0))[:cores]))
     runs.setdefault(f"{size}, {method}, {cores}", []).append(found)
     print(f"{size} {method} {cores}: {found['mb_per_s']:.1f} MB/s", flush=True)
@@ -143,6 +144,7 @@ def measure(runs: dict[str, list[dict[str, float]]], folder: Path, size: str, me
 
 def measure_two(runs: dict[str, list[dict[str, float]]], folder: Path) -> None:
     """Run ours twice at once, a core each, and add how much text both got done in a second."""
+    os.sync()
     both = [ended(one) for one in [start(folder, "large", "ours", [c]) for c in sorted(os.sched_getaffinity(0))[:2]]]
     found = {name: sum(run[name] for run in both) for name in ("cpu_s", "mb_per_s", "peak_mb")}
     runs.setdefault(TWO, []).append(found)
