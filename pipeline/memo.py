@@ -185,10 +185,11 @@ class Memo(Known):
             digests[list(self._blanked)] = 0
             rows = rows[~np.isin(rows, list(self._blanked))]
         heads = heads[rows]
-        [as_next] = np.nonzero(heads[1:] == heads[:-1])
+        as_next = heads[1:] == heads[:-1]
+        shared = np.append(as_next, False) | np.append(False, as_next) if len(rows) else as_next
         met: set[bytes] = set()
         before = np.zeros(len(rows), bool)
-        for at in np.union1d(as_next, as_next + 1)[::-1].tolist():  # of equal digests the last one counts
+        for at in np.flatnonzero(shared)[::-1].tolist():  # of equal digests the last one counts
             digest = digests[rows[at]].tobytes()
             before[at] = digest in met
             met.add(digest)
