@@ -172,8 +172,6 @@ class TrainingState:
         self.precision = choose_precision(config.precision, self.device)
         automatic = self.device.type == "cpu" and config.precision == "auto"
         choose_float32_products(faster=automatic and self.precision == torch.float32)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.step = 0
         self.tokens_seen = 0
         self.skipped_in_a_row = 0
@@ -316,6 +314,8 @@ def take_step(state: TrainingState, batches: Callable[[int], Batch]) -> Step:
             optimizer.step()
         state.refresh_fast_model()
         state.update_average()
+    if state.device.type == "cpu":
+        keep_freed_memory()  # after the first step, or what a compiler has left would lie between the arrays
     state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
     if state.skipped_in_a_row > config.max_skipped_steps:
         raise Diverged(
@@ -334,6 +334,9 @@ def _compile_if_it_pays(state: TrainingState, micro_batches: list[Batch]) -> Non
     tokens_per_step = sum(batch.ids_BT.numel() for batch in micro_batches)
     flops = flops_per_token(state.model.config) * tokens_per_step * state.config.steps
     if choose_compile(state.config.compile, state.device, flops, state.model.config.dropout > 0):
+        # Or nothing that is compiled would be found again by a later process: the loss is an autograd function of ours.
+        # Its two passes are traced like the rest, and are part of the key (tests/model/test_compiled.py).
+        torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
         if state.world.sharded:
             state.fast_model.compile()
         else:  # with the loss, whose many passes over the logits become two
