@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._functorch import config as compiler_settings
 
 from model.batches import Batch, mixed_bits
 from model.float8 import multiply_in_float8
@@ -336,7 +337,10 @@ def _compile_if_it_pays(state: TrainingState, micro_batches: list[Batch]) -> Non
     if choose_compile(state.config.compile, state.device, flops, state.model.config.dropout > 0):
         # Or nothing that is compiled would be found again by a later process: the loss is an autograd function of ours.
         # Its two passes are traced like the rest, and are part of the key (tests/model/test_compiled.py).
-        torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+        compiler_settings.autograd_cache_allow_custom_autograd_functions = True
+        # On a CPU, activations that are cheap to make are made again for the backward pass, whether or not they must be
+        # written down there: of 6 × 384 that takes 1 % of the time and saves 8 % of the memory.
+        compiler_settings.ban_recompute_materialized_backward = state.device.type != "cpu"
         if state.world.sharded:
             state.fast_model.compile()
         else:  # with the loss, whose many passes over the logits become two
