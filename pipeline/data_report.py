@@ -17,20 +17,25 @@ from typing import Any
 from pipeline.cleaning.personal_data import mask_all
 from pipeline.cleaning.rejections import EXCERPT_CHARACTERS
 from pipeline.cleaning.tally import rule_of
-from pipeline.documents import Document, in_batches, read_records
+from pipeline.columns import Values
 from pipeline.manifest import Manifest, read
 from pipeline.quarantine import read_changes, read_rejections
 from pipeline.web_page import table, write_page
 
 EXAMPLES_PER_RULE = 3
-# Measures of quality to draw: rules whose ranges are known, so that a maker sees what switching them on would drop.
-PICTURED = ("gopher-words", "gopher-word-length", "gopher-alphabetic-words", "gopher-stop-words", "top-2-gram",
-            "repeated-line-characters", "fineweb-ended-lines", "fineweb-line-feeds")  # fmt: skip
-PICTURED_DOCUMENTS = 20_000
 
 
-def write(folder: Path, *, documents: Path, examples: Path, refused: Path, dropped: Path, data_docs: Path) -> Path:
-    """Write the page of a run and its pictures; the path of the page."""
+def write(
+    folder: Path,
+    *,
+    documents: Path,
+    examples: Path,
+    refused: Path,
+    dropped: Path,
+    data_docs: Path,
+    quality: Mapping[str, Values],
+) -> Path:
+    """Write the page of a run and its pictures; the path of the page. `quality` are measures of some documents."""
     from pipeline import pictures
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -42,7 +47,7 @@ def write(folder: Path, *, documents: Path, examples: Path, refused: Path, dropp
         {"in": total["lengths_in"], "out": total["lengths_out"]},
         "Documents by length", "characters, from", folder / "lengths.png",
     )  # fmt: skip
-    pictures.draw_ranges(_measures(documents), "The clean documents, and what rules would keep", folder / "quality.png")
+    pictures.draw_ranges(_ranges(quality), "The clean documents, and what rules would keep", folder / "quality.png")
     kinds = {"documents": total, **read(examples).facts["by_kind"]}
     page = [
         "<h1>Data report</h1>",
@@ -60,8 +65,8 @@ def write(folder: Path, *, documents: Path, examples: Path, refused: Path, dropp
         _counts({name: counts["personal_data"] for name, counts in kinds.items()}, "None was found."),
         _evaluations(facts),
         "<h2>Quality</h2>",
-        f"<p>Each measure of {_pictured(total['records_out'])}; outside the shaded range the rule of that name drops a "
-        "document, where it is switched on.</p>",
+        f"<p>Each measure of {_pictured(quality, total['records_out'])}; outside the shaded range the rule of that "
+        "name drops a document, where it is switched on.</p>",
         '<p><img src="quality.png" alt="Distributions of quality measures"></p>',
         "<h2>Examples of what was dropped</h2>",
         '<p class="quiet">Personal data is masked here; <code>homegrown quarantine</code> lists all of it.</p>',
@@ -86,27 +91,16 @@ def _sum(tallies: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: dict(value) if isinstance(value, Counter) else value for key, value in total.items()}
 
 
-def _measures(documents: Path) -> dict[str, tuple[list[float], float, float]]:
-    """For each measure to draw, its values over the clean documents, and the range its rule keeps.
-
-    Of very many documents a sample is enough for a picture; which are in it is told by their ids, which are digests.
-    """
+def _ranges(quality: Mapping[str, Values]) -> dict[str, tuple[Values, float, float]]:
+    """For each measure to draw, its values, and the range that its rule keeps."""
     from pipeline.cleaning.quality import RULES
-    from pipeline.cleaning.words import Batch
 
-    last = f"{int(min(1.0, PICTURED_DOCUMENTS / max(1, read(documents).facts['documents'])) * (2**32 - 1)):08x}"
-    chosen = (d for d in read_records(documents / "documents.parquet", Document) if d.id[:8] <= last)
-    values: dict[str, list[float]] = {name: [] for name in PICTURED}
-    for records in in_batches(chosen, lambda document: len(document.text)):
-        batch = Batch([record.text for record in records])
-        for name in PICTURED:
-            values[name] += RULES[name].measure(batch).tolist()
-    return {name: (values[name], RULES[name].low, RULES[name].high) for name in PICTURED}
+    return {name: (values, RULES[name].low, RULES[name].high) for name, values in quality.items()}
 
 
-def _pictured(count: int) -> str:
-    sample = f"some {PICTURED_DOCUMENTS:,} of " if count > PICTURED_DOCUMENTS else ""
-    return f"{sample}the clean documents"
+def _pictured(quality: Mapping[str, Values], count: int) -> str:
+    some = max((len(values) for values in quality.values()), default=0)
+    return f"{some:,} of the clean documents" if some < count else "the clean documents"
 
 
 def _flow(rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.columns import Values
+
 
 def draw_curves(rows: Sequence[Mapping[str, float]], curves: Sequence[str], title: str, path: Path) -> None:
     """Each curve over the steps; per-step losses are drawn pale, with their running mean over them."""
@@ -91,7 +93,7 @@ def draw_bars(counts: Mapping[str, Mapping[str, int]], title: str, label: str, p
     _save(figure, path)
 
 
-def draw_ranges(panels: Mapping[str, tuple[Sequence[float], float, float]], title: str, path: Path) -> None:
+def draw_ranges(panels: Mapping[str, tuple[Values, float, float]], title: str, path: Path) -> None:
     """For each name a histogram of its values, with the range from low to high shaded."""
     import matplotlib
 

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline import manifest
 from pipeline.documents import Document, Instruction, Message, read_records, write_records
 from pipeline.errors import DataError, IntegrityError
-from pipeline.stages import validate
 
 pytestmark = pytest.mark.slow  # Great Expectations takes seconds to load
 
@@ -123,12 +120,6 @@ def test_every_kind_of_bad_document_is_found(made: Any) -> None:
     rewrite(made, "documents/clean", documents=[*good, *repeated, *wrong_length, *not_prose, *wrongly_decoded])
     said = refusal(made, maximum_document_characters=1000)
     assert "validate: documents: two documents have the same id (2 rows); 5 of " in said
-
-
-@given(st.text(max_size=50))
-def test_letters_are_those_that_python_calls_letters(text: str) -> None:
-    """Of ASCII and of every other script."""
-    assert validate._letters(text) == sum(map(str.isalpha, text))
 
 
 def test_messages_of_one_small_class_and_split_are_refused(made: Any) -> None:
