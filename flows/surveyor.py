@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline import versioning
+from pipeline import dvc_shortcuts, versioning
 from pipeline.errors import BY_EXIT_CODE, HomegrownError, machine_errors
 
 CODE = Path(__file__).parent.parent
@@ -64,7 +64,7 @@ def surveying(root: Path, targets: Sequence[str], force: Sequence[str]) -> Itera
 def _main(root: Path, targets: Sequence[str], force: Sequence[str]) -> None:
     answer = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever else is printed is no answer
-    versioning.read_params_once()
+    dvc_shortcuts.take()
     try:
         with machine_errors("dvc"):
             mended = versioning.repair(root)

@@ -1,4 +1,4 @@
-"""DVC's only home. Goes in: a project's folder. Comes out: its graph, what of it is out of date, how to remake a stage.
+"""Goes in: a project's folder. Comes out: DVC's graph of it, what of it is out of date, how to remake a stage.
 
 DVC alone decides whether a stage has work to do. One pass in this process (`survey`) answers for everything that can
 be known before anything runs; a stage below one that runs is decided by DVC again when its turn comes.
@@ -18,10 +18,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline import dvc_shortcuts
 from pipeline.errors import ConfigurationError, DataError, HomegrownError, InputOutputError, TryAgainError
 
 LOCK_FILE = "dvc.lock"
@@ -85,17 +85,11 @@ def survey(root: Path, targets: Iterable[str] = (), force: Iterable[str] = ()) -
         return stages
 
 
-def read_params_once() -> None:
-    """Let DVC read params.yaml once in this process, not for every stage anew: a quarter of the time of a survey."""
-    from dvc.dependency import param
-
-    param.load_path = cache(param.load_path)
-
-
 def reproduce_command(stage: str, force: bool = False) -> list[str]:
     """The command that lets DVC bring one stage up to date, waiting for another DVC process if it must."""
     # -P: no file of the project is ever mistaken for a module of DVC's.
-    return [sys.executable, "-Pm", "dvc", "--wait-for-lock", "repro", "--single-item", *["--force"] * force, stage]
+    dvc = [sys.executable, "-P", dvc_shortcuts.__file__, "--wait-for-lock"]
+    return [*dvc, "repro", "--single-item", *["--force"] * force, stage]
 
 
 def look_command(command: str) -> list[str]:

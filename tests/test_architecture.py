@@ -23,7 +23,7 @@ MAY_IMPORT = {
 OWNER = {
     "prefect": ("flows/",),
     "typer": ("flows/cli.py",),
-    "dvc": ("pipeline/versioning.py",),
+    "dvc": ("pipeline/versioning.py", "pipeline/dvc_shortcuts.py"),
     "mlflow": ("pipeline/tracking/",),
     "great_expectations": ("pipeline/expectations.py",),
     "tiktoken": ("pipeline/encodings.py",),
