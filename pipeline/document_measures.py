@@ -7,7 +7,6 @@ remembered by the part's digest, so that of a corpus that grows only what is new
 from __future__ import annotations
 
 import string
-import sys
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,14 @@ PICTURED = ("gopher-words", "gopher-word-length", "gopher-alphabetic-words", "go
             "repeated-line-characters", "fineweb-ended-lines", "fineweb-line-feeds")  # fmt: skip
 PICTURED_DOCUMENTS = 20_000
 _ASCII_LETTERS = string.ascii_letters.encode()
-_NUMBERS = ("id", "n_characters", "n_letters", "is_nfc", "replacements")
+# As small as they can be, for there is one of each for every document.
+_NUMBERS = {
+    "id": np.int64,
+    "n_characters": np.int32,
+    "n_letters": np.int32,
+    "is_nfc": np.bool_,
+    "replacements": np.int32,
+}
 _SCHEMA = pa.schema(
     [
         *(pa.field(name, pa.int64(), nullable=False) for name in _NUMBERS),
@@ -45,9 +51,9 @@ class Measures:
     """What was found of the documents, in their order."""
 
     columns: dict[str, Any]
-    """By name, a value for each document and no text: `id`, `licence`, `n_characters`, `letters_share`, `is_nfc` (1 or
-    0) and `replacements`. Some fifty bytes a document, however many there are: of an id the first eight bytes, which
-    tell it from any other."""
+    """By name, a value for each document and no text: `id`, `licence`, `n_characters`, `letters_share`, `is_nfc` and
+    `replacements`. Some thirty bytes a document, however many there are: of an id the first eight bytes, which tell it
+    from any other."""
     quality: dict[str, npt.NDArray[np.float64]]
     """For each of `PICTURED`, its value for some documents, half of `PICTURED_DOCUMENTS` at least where there are so
     many: enough for a picture. Which they are is told by their ids, which are digests."""
@@ -55,12 +61,15 @@ class Measures:
 
 def measure(documents: Path, given: Manifest) -> Measures:
     """Look at every document of the artefact that `given` describes; IntegrityError if one of its pages is damaged."""
+    import pandas as pd
+
     # Halved only when the corpus has doubled, or each new document would change which of the old ones are looked at.
     share = 1.0
     while share * int(given.facts["documents"]) > PICTURED_DOCUMENTS:
         share /= 2
     key = {"share": share, "code": code_of(__name__), "libraries": code_digest(libraries=["pyarrow"])}
-    licences: list[str] = []
+    licences: dict[str, int] = {}
+    licence_of: list[npt.NDArray[np.int32]] = [np.zeros(0, np.int32)]
     quality: list[bytes] = []
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _NUMBERS}
     with open_memo("document_measures", key) as memo:
@@ -70,15 +79,17 @@ def measure(documents: Path, given: Manifest) -> Measures:
             if value is None:
                 memo.add(digest, value := to_bytes(_of_part(file, share), {}))
             rows, _ = from_bytes(value)
-            licences += map(sys.intern, rows["licence"].to_pylist())
-            quality += rows["quality"].to_pylist()
+            numbers = [licences.setdefault(licence, len(licences)) for licence in rows["licence"].to_pylist()]
+            licence_of.append(np.array(numbers, np.int32))
+            quality += filter(None, rows["quality"].to_pylist())
             for name, of_parts in parts.items():
-                of_parts.append(rows[name].to_numpy())
-    found = {name: np.concatenate([np.zeros(0, np.int64), *of_parts]) for name, of_parts in parts.items()}
+                of_parts.append(rows[name].to_numpy().astype(_NUMBERS[name]))
+    found = {name: np.concatenate([np.zeros(0, kind), *parts.pop(name)]) for name, kind in _NUMBERS.items()}
     letters_share = found.pop("n_letters") / np.maximum(1, found["n_characters"])
     values = np.frombuffer(b"".join(quality), np.float64).reshape(-1, len(PICTURED))
+    licence = pd.Categorical.from_codes(np.concatenate(licence_of), list(licences))
     return Measures(
-        {**found, "letters_share": letters_share, "licence": licences}, dict(zip(PICTURED, values.T, strict=True))
+        {**found, "letters_share": letters_share, "licence": licence}, dict(zip(PICTURED, values.T, strict=True))
     )
 
 

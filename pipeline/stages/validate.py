@@ -104,7 +104,7 @@ def _documents_suite(params: Params, columns: Mapping[str, Any]) -> Suite:
                 "too many documents hold few letters, so they are hardly prose",
             ),
             Expectation(
-                "ExpectColumnValuesToBeInSet", {"column": "is_nfc", "value_set": [1]}, "a document is not in NFC"
+                "ExpectColumnValuesToBeInSet", {"column": "is_nfc", "value_set": [True]}, "a document is not in NFC"
             ),
             Expectation(
                 "ExpectColumnValuesToBeBetween",

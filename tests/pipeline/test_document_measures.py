@@ -54,7 +54,7 @@ def test_what_is_found_is_what_the_text_says() -> None:
     assert found.columns["letters_share"].tolist() == [n / len(text) for n, text in zip(letters, texts, strict=True)]
     assert found.columns["is_nfc"].tolist() == [unicodedata.is_normalized("NFC", text) for text in texts]
     assert found.columns["replacements"].tolist() == [text.count("\ufffd") for text in texts]
-    assert found.columns["licence"] == [document.licence for document in documents]
+    assert list(found.columns["licence"]) == [document.licence for document in documents]
     heads = [int.from_bytes(bytes.fromhex(document.id[:16]), signed=True) for document in documents]
     assert found.columns["id"].tolist() == heads
     for name in PICTURED:
