@@ -2,8 +2,9 @@
 
     python -P pipeline/dvc_shortcuts.py repro --single-item ingest
 
-DVC 3.67 lists and looks up every file of a folder ten times to run one stage that depends on it, and reads params.yaml
-once for every stage. Here it does so twice, before the stage's command and after it, and once.
+DVC 3.67 lists a folder and looks up each of its files ten times to run one stage that depends on it, and reads
+params.yaml anew for every stage. Here it lists the folder twice, before the stage's command and after it, and reads the
+params once.
 """
 
 from __future__ import annotations
