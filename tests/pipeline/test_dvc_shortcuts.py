@@ -17,7 +17,7 @@ DVC_YAML = """\
 stages:
   count:
     cmd: python count.py
-    params: [{PARAMS}]
+    params: [shout]
     deps: [texts, count.py]
     outs: [counted]
 """
@@ -51,7 +51,7 @@ def project(tmp_path: Path) -> Path:
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     for number in range(3):
         (root / "texts" / f"{number}.txt").write_text(f"text {number}")
-    (root / "dvc.yaml").write_text(DVC_YAML.replace("{PARAMS}", "shout"))
+    (root / "dvc.yaml").write_text(DVC_YAML)
     (root / "count.py").write_text(COUNT_PY)
     (root / "params.yaml").write_text("shout: false\n")
     subprocess.run([sys.executable, "-Pm", "dvc", "init", "--quiet"], cwd=root, check=True)
