@@ -1,4 +1,4 @@
-"""Goes in: the clean documents. Comes out: what is checked of each in columns, and of some the measures of quality.
+"""Goes in: the clean documents. Comes out: what is checked of each, and of some the measures of quality.
 
 One pass over the texts serves the expectations and the pictures of the data report. What was found of a part is
 remembered by the part's digest, so that of a corpus that grows only what is new is looked at.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import string
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,68 +29,70 @@ PICTURED = ("gopher-words", "gopher-word-length", "gopher-alphabetic-words", "go
             "repeated-line-characters", "fineweb-ended-lines", "fineweb-line-feeds")  # fmt: skip
 PICTURED_DOCUMENTS = 20_000
 _ASCII_LETTERS = string.ascii_letters.encode()
-# As small as they can be, for there is one of each for every document.
-_NUMBERS = {
-    "id": np.int64,
-    "n_characters": np.int32,
-    "n_letters": np.int32,
-    "is_nfc": np.bool_,
-    "replacements": np.int32,
-}
 _SCHEMA = pa.schema(
     [
-        *(pa.field(name, pa.int64(), nullable=False) for name in _NUMBERS),
+        *(
+            pa.field(name, pa.int64(), nullable=False)
+            for name in ("id", "n_characters", "n_letters", "is_nfc", "replacements")
+        ),
         pa.field("licence", pa.string(), nullable=False),
         pa.field("quality", pa.binary(), nullable=False),
     ]
 )
 
 
-@dataclass(frozen=True)
 class Measures:
-    """What was found of the documents, in their order."""
+    """What is found of the documents of an artefact, a part at a time, so that no memory grows with their number."""
 
-    columns: dict[str, Any]
-    """By name, a value for each document and no text: `id`, `licence`, `n_characters`, `letters_share`, `is_nfc` and
-    `replacements`. Some thirty bytes a document, however many there are: of an id the first eight bytes, which tell it
-    from any other."""
-    quality: dict[str, npt.NDArray[np.float64]]
-    """For each of `PICTURED`, its value for some documents, half of `PICTURED_DOCUMENTS` at least where there are so
-    many: enough for a picture. Which they are is told by their ids, which are digests."""
+    COLUMNS = ("id", "licence", "n_characters", "letters_share", "is_nfc", "replacements")
 
+    def __init__(self, documents: Path, given: Manifest) -> None:
+        """Of the artefact in the folder `documents`, that `given` describes."""
+        self._documents, self._given = documents, given
+        self._quality: list[bytes] = []
 
-def measure(documents: Path, given: Manifest) -> Measures:
-    """Look at every document of the artefact that `given` describes; IntegrityError if one of its pages is damaged."""
-    import pandas as pd
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """A value of each of `COLUMNS` for each document in order; IntegrityError if one of their pages is damaged.
 
-    # Halved only when the corpus has doubled, or each new document would change which of the old ones are looked at.
-    share = 1.0
-    while share * int(given.facts["documents"]) > PICTURED_DOCUMENTS:
-        share /= 2
-    key = {"share": share, "code": code_of(__name__), "libraries": code_digest(libraries=["pyarrow"])}
-    licences: dict[str, int] = {}
-    licence_of: list[npt.NDArray[np.int32]] = [np.zeros(0, np.int32)]
-    quality: list[bytes] = []
-    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _NUMBERS}
-    with open_memo("document_measures", key) as memo:
-        for file in part_files(documents / "documents.parquet"):
-            digest = bytes.fromhex(given.files[file.relative_to(documents).as_posix()].sha256)
-            [value] = memo.known([digest])
-            if value is None:
-                memo.add(digest, value := to_bytes(_of_part(file, share), {}))
-            rows, _ = from_bytes(value)
-            numbers = [licences.setdefault(licence, len(licences)) for licence in rows["licence"].to_pylist()]
-            licence_of.append(np.array(numbers, np.int32))
-            quality += filter(None, rows["quality"].to_pylist())
-            for name, of_parts in parts.items():
-                of_parts.append(rows[name].to_numpy().astype(_NUMBERS[name]))
-    found = {name: np.concatenate([np.zeros(0, kind), *parts.pop(name)]) for name, kind in _NUMBERS.items()}
-    letters_share = found.pop("n_letters") / np.maximum(1, found["n_characters"])
-    values = np.frombuffer(b"".join(quality), np.float64).reshape(-1, len(PICTURED))
-    licence = pd.Categorical.from_codes(np.concatenate(licence_of), list(licences))
-    return Measures(
-        {**found, "letters_share": letters_share, "licence": licence}, dict(zip(PICTURED, values.T, strict=True))
-    )
+        None is a text; of an id they have the first eight bytes, which tell it from any other.
+        """
+        self._quality = []
+        for part in self._parts():
+            columns = {name: part[name].to_numpy() for name in part.column_names[:5]}
+            shares = columns["n_letters"] / np.maximum(1, columns["n_characters"])
+            self._quality += filter(None, part["quality"].to_pylist())
+            yield from zip(
+                columns["id"].tolist(),
+                part["licence"].to_pylist(),
+                columns["n_characters"].tolist(),
+                shares.tolist(),
+                columns["is_nfc"].tolist(),
+                columns["replacements"].tolist(),
+                strict=True,
+            )
+
+    def quality(self) -> dict[str, npt.NDArray[np.float64]]:
+        """For each of `PICTURED`, its value for some of the documents whose rows were taken.
+
+        Half of `PICTURED_DOCUMENTS` at least where there are so many: enough for a picture. Which they are is told by
+        their ids, which are digests.
+        """
+        values = np.frombuffer(b"".join(self._quality), np.float64).reshape(-1, len(PICTURED))
+        return dict(zip(PICTURED, values.T, strict=True))
+
+    def _parts(self) -> Iterator[pa.Table]:
+        # Halved only when the corpus has doubled, or each new document would change which of the old are looked at.
+        share = 1.0
+        while share * int(self._given.facts["documents"]) > PICTURED_DOCUMENTS:
+            share /= 2
+        key = {"share": share, "code": code_of(__name__), "libraries": code_digest(libraries=["pyarrow"])}
+        with open_memo("document_measures", key) as memo:
+            for file in part_files(self._documents / "documents.parquet"):
+                digest = bytes.fromhex(self._given.files[file.relative_to(self._documents).as_posix()].sha256)
+                [value] = memo.known([digest])
+                if value is None:
+                    memo.add(digest, value := to_bytes(_of_part(file, share), {}))
+                yield from_bytes(value)[0]
 
 
 def _of_part(file: Path, share: float) -> pa.Table:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline import data_report
-from pipeline.document_measures import measure
-from pipeline.documents import Instruction, Message, Question, Translation, read_records
+from pipeline.document_measures import Measures
+from pipeline.documents import (
+    Conversation,
+    Instruction,
+    Message,
+    Preference,
+    Question,
+    Translation,
+    read_records,
+)
 from pipeline.errors import DataError
 from pipeline.expectations import Expectation, Suite, check
 from pipeline.manifest import commit, verify
@@ -48,30 +55,25 @@ def run(
     params: Params, *, documents: Path, examples: Path, refused: Path, dropped: Path, validation: Path, report: Report
 ) -> None:
     """Check every suite, write Data Docs, the data report and verdicts; DataError if any expectation fails."""
-    found = measure(documents, verify(documents))
+    measures = Measures(documents, verify(documents))
     verify(examples)
-    suites = [
-        _documents_suite(params, found.columns),
-        _messages_suite(params, read_records(examples / "messages.parquet", Message)),
-        _instructions_suite(read_records(examples / "instructions.parquet", Instruction)),
+    suites = [_documents_suite(params, measures)]
+    suites += [
+        suite(examples / f"{kind}.parquet", params)
+        for kind, suite in _SUITES.items()
+        if (examples / f"{kind}.parquet").exists() or kind in ("messages", "instructions")
     ]
-    if (path := examples / "translations.parquet").exists():
-        suites.append(
-            _pairs_suite("translations", ((r.split, r.source, r.target) for r in read_records(path, Translation)))
-        )
-    if (path := examples / "questions.parquet").exists():
-        asked = ((r.split, f"{r.question}\0{r.passage}", r.answer) for r in read_records(path, Question))
-        suites.append(_pairs_suite("questions", asked))
     data_docs = validation.parent / DATA_DOCS
     report.note(f"checking {sum(len(s.expectations) for s in suites)} expectations in {len(suites)} suites")
-    verdicts = check(suites, data_docs)
+    checked = check(suites, data_docs)
     report.keep(data_docs, DATA_DOCS)
     page = data_report.write(
         validation.parent / DATA_REPORT,
         documents=documents, examples=examples, refused=refused, dropped=dropped, data_docs=data_docs,
-        quality=found.quality,
+        quality=measures.quality(),
     )  # fmt: skip
     report.note(f"what went in and what came out: {page}")
+    verdicts = [verdict for each in checked for verdict in each.verdicts]
     failed = [verdict for verdict in verdicts if not verdict.passed]
     report.metrics({"expectations": len(verdicts), "expectations_failed": len(failed)})
     report.note(f"{len(verdicts) - len(failed)} of {len(verdicts)} expectations hold; read {data_docs / 'index.html'}")
@@ -85,14 +87,15 @@ def run(
     with commit(
         validation, "validation", params=params, inputs={"documents": documents, "examples": examples}
     ) as draft:
-        draft.facts["rows"] = {suite.name: len(next(iter(suite.columns.values()))) for suite in suites}
+        draft.facts["rows"] = {each.suite: each.rows for each in checked}
         draft.facts["verdicts"] = [asdict(verdict) for verdict in verdicts]
 
 
-def _documents_suite(params: Params, columns: Mapping[str, Any]) -> Suite:
+def _documents_suite(params: Params, measures: Measures) -> Suite:
     return Suite(
         "documents",
-        columns,
+        measures.COLUMNS,
+        measures.rows(),
         [
             _rows_at_least(params.minimum_documents, "there are fewer documents than validate.minimum_documents"),
             Expectation("ExpectColumnValuesToBeUnique", {"column": "id"}, "two documents have the same id"),
@@ -115,20 +118,11 @@ def _documents_suite(params: Params, columns: Mapping[str, Any]) -> Suite:
     )
 
 
-def _messages_suite(params: Params, messages: Iterable[Message]) -> Suite:
-    rows = list(messages)
-    split_of = _splits_by_text((message.text, message.split) for message in rows)
-    per_class = Counter(message.label for message in rows if message.split == "train")
-    columns: dict[str, list[Any]] = {
-        "split": [message.split for message in rows],
-        "label": [message.label for message in rows],
-        "n_characters": [len(message.text) for message in rows],
-        "n_splits": [len(split_of[message.text]) for message in rows],
-        "n_training_messages_of_class": [per_class[message.label] for message in rows],
-    }
+def _messages_suite(table: Path, params: Params) -> Suite:
     return Suite(
         "messages",
-        columns,
+        ("split", "given", "label", "n_characters"),
+        ((row.split, _digest(row.text), row.label, len(row.text)) for row in read_records(table, Message)),
         [
             _rows_at_least(1, "there are no messages"),
             _splits_present(),
@@ -138,7 +132,7 @@ def _messages_suite(params: Params, messages: Iterable[Message]) -> Suite:
                 "a class has no message",
             ),
             _between("n_characters", 1, 2000, "a message is empty or far longer than a message"),
-            _between("n_splits", 1, 1, "a message stands in two splits, so a test score would mean nothing"),
+            _in_one_split("a message"),
             _between(
                 "n_training_messages_of_class",
                 params.minimum_examples_per_class,
@@ -146,58 +140,91 @@ def _messages_suite(params: Params, messages: Iterable[Message]) -> Suite:
                 "a class has fewer training messages than validate.minimum_examples_per_class",
             ),
         ],
+        f"SELECT * FROM ({_WITH_SPLITS}) "
+        "JOIN (SELECT label, SUM(split = 'train') AS n_training_messages_of_class FROM rows GROUP BY label) "
+        "USING (label)",
     )
 
 
-def _instructions_suite(instructions: Iterable[Instruction]) -> Suite:
-    rows = list(instructions)
-    split_of = _splits_by_text((f"{row.instruction}\0{row.input}", row.split) for row in rows)
-    columns: dict[str, list[Any]] = {
-        "split": [row.split for row in rows],
-        "n_instruction_characters": [len(row.instruction) for row in rows],
-        "n_response_characters": [len(row.response) for row in rows],
-        "n_splits": [len(split_of[f"{row.instruction}\0{row.input}"]) for row in rows],
-    }
+def _instructions_suite(table: Path, params: Params) -> Suite:
     return Suite(
         "instructions",
-        columns,
+        ("split", "given", "n_instruction_characters", "n_response_characters"),
+        (
+            (row.split, _digest(f"{row.instruction}\0{row.input}"), len(row.instruction), len(row.response))
+            for row in read_records(table, Instruction)
+        ),
         [
             _rows_at_least(1, "there are no instructions"),
             _splits_present(),
             _between("n_instruction_characters", 1, 4000, "an instruction is empty or far too long"),
             _between("n_response_characters", 1, 4000, "a response is empty or far too long"),
-            _between("n_splits", 1, 1, "an instruction stands in two splits, so a test score would mean nothing"),
+            _in_one_split("an instruction"),
         ],
+        _WITH_SPLITS,
     )
+
+
+def _conversations_suite(table: Path, params: Params) -> Suite:
+    return Suite(
+        "conversations",
+        ("split", "given"),
+        ((row.split, _digest(row.messages)) for row in read_records(table, Conversation)),
+        [_rows_at_least(1, "there are no conversations"), _in_one_split("a conversation")],
+        _WITH_SPLITS,
+    )
+
+
+def _translations_suite(table: Path, params: Params) -> Suite:
+    return _pairs_suite("translations", ((r.split, r.source, r.target) for r in read_records(table, Translation)))
+
+
+def _questions_suite(table: Path, params: Params) -> Suite:
+    asked = ((r.split, f"{r.question}\0{r.passage}", r.answer) for r in read_records(table, Question))
+    return _pairs_suite("questions", asked)
+
+
+def _preferences_suite(table: Path, params: Params) -> Suite:
+    return _pairs_suite("preferences", ((r.split, r.prompt, r.chosen) for r in read_records(table, Preference)))
 
 
 def _pairs_suite(name: str, pairs: Iterable[tuple[str, str, str]]) -> Suite:
     """Of (split, what is given, what is to come out)."""
-    rows = list(pairs)
-    split_of = _splits_by_text((given, split) for split, given, _ in rows)
-    columns: dict[str, list[Any]] = {
-        "split": [split for split, _, _ in rows],
-        "n_characters_given": [len(given) for _, given, _ in rows],
-        "n_characters_wanted": [len(wanted) for _, _, wanted in rows],
-        "n_splits": [len(split_of[given]) for _, given, _ in rows],
-    }
     return Suite(
         name,
-        columns,
+        ("split", "given", "n_characters_given", "n_characters_wanted"),
+        ((split, _digest(given), len(given), len(wanted)) for split, given, wanted in pairs),
         [
             _rows_at_least(1, f"there are no {name}"),
             _between("n_characters_given", 1, 20_000, f"of {name}, what is given is empty or far too long"),
             _between("n_characters_wanted", 1, 4000, f"of {name}, what is to come out is empty or far too long"),
-            _between("n_splits", 1, 1, f"one of the {name} stands in two splits, so a test score would mean nothing"),
+            _in_one_split(f"one of the {name}"),
         ],
+        _WITH_SPLITS,
     )
 
 
-def _splits_by_text(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
-    splits: dict[str, set[str]] = {}
-    for text, split in pairs:
-        splits.setdefault(text, set()).add(split)
-    return splits
+# Of the kinds of examples, what is expected of each; the first two are always there.
+_SUITES: dict[str, Callable[[Path, Params], Suite]] = {
+    "messages": _messages_suite,
+    "instructions": _instructions_suite,
+    "conversations": _conversations_suite,
+    "translations": _translations_suite,
+    "questions": _questions_suite,
+    "preferences": _preferences_suite,
+}
+# In how many splits what is given stands, beside each row.
+_WITH_SPLITS = (
+    "SELECT * FROM rows JOIN (SELECT given, COUNT(DISTINCT split) AS n_splits FROM rows GROUP BY given) USING (given)"
+)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _in_one_split(what: str) -> Expectation:
+    return _between("n_splits", 1, 1, f"{what} stands in two splits, so a test score would mean nothing")
 
 
 def _rows_at_least(count: int, meaning: str) -> Expectation:

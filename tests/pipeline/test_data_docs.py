@@ -11,7 +11,8 @@ from pipeline.expectations import Expectation, Suite, check
 
 ANSWERS = Suite(
     "answers",
-    {"length": [1, 2, 3]},
+    ["length"],
+    [(1,), (2,), (3,)],
     [
         Expectation("ExpectTableRowCountToBeBetween", {"min_value": 1}, "there are no answers"),
         Expectation("ExpectColumnValuesToBeBetween", {"column": "length", "max_value": 2}, "an answer is too long"),

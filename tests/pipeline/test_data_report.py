@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import data_report, document_measures
-from pipeline.document_measures import measure
+from pipeline.document_measures import Measures
 
 pytestmark = pytest.mark.slow  # plots are drawn
 
@@ -28,9 +28,11 @@ def page_of(project: Any, **texts: str) -> str:
         "refused": "quarantine/ingest", "dropped": "quarantine/clean", "data_docs": "reports/data_docs",
     }  # fmt: skip
     folder = project.path("reports/data_report")
-    found = measure(project.path("documents/clean"), project.manifest("documents/clean"))
+    found = Measures(project.path("documents/clean"), project.manifest("documents/clean"))
+    for _ in found.rows():
+        pass
     path = data_report.write(
-        folder, **{name: project.path(place) for name, place in places.items()}, quality=found.quality
+        folder, **{name: project.path(place) for name, place in places.items()}, quality=found.quality()
     )
     assert sorted(file.name for file in folder.iterdir()) == ["index.html", "lengths.png", "quality.png"]
     return path.read_text()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline import document_measures, manifest
 from pipeline.cleaning.quality import RULES
 from pipeline.cleaning.words import Batch
-from pipeline.document_measures import PICTURED, Measures, measure
+from pipeline.document_measures import PICTURED, Measures
 from pipeline.documents import Document, write_table
 
 TEXTS = [
@@ -37,28 +37,36 @@ def documents_of(texts: list[str]) -> list[Document]:
     return [Document.of(source="texts", name=str(n), licence=f"CC{n % 2}", text=t) for n, t in enumerate(texts)]
 
 
-def measured(documents: list[Document]) -> Measures:
+Found = tuple[dict[str, list[Any]], dict[str, list[float]]]
+
+
+def measured(documents: list[Document]) -> Found:
+    """What is found, by column, and the measures of quality."""
     folder = Path("documents")
     with manifest.commit(folder, "documents") as draft:
         draft.facts["documents"] = write_table(documents, Document, draft.path / "documents.parquet")
-    return measure(folder, manifest.verify(folder))
+    found = Measures(folder, manifest.verify(folder))
+    rows = list(found.rows())
+    columns = {name: list(values) for name, values in zip(found.COLUMNS, zip(*rows, strict=True), strict=True)}
+    return columns, {name: values.tolist() for name, values in found.quality().items()}
 
 
 def test_what_is_found_is_what_the_text_says() -> None:
     """Against plain Python, document by document; the measures against the rules themselves."""
     documents = documents_of(TEXTS)
-    found = measured(documents)
+    columns, quality = measured(documents)
     texts = [document.text for document in documents]
     letters = [sum(map(str.isalpha, text)) for text in texts]
-    assert found.columns["n_characters"].tolist() == [len(text) for text in texts]
-    assert found.columns["letters_share"].tolist() == [n / len(text) for n, text in zip(letters, texts, strict=True)]
-    assert found.columns["is_nfc"].tolist() == [unicodedata.is_normalized("NFC", text) for text in texts]
-    assert found.columns["replacements"].tolist() == [text.count("\ufffd") for text in texts]
-    assert list(found.columns["licence"]) == [document.licence for document in documents]
-    heads = [int.from_bytes(bytes.fromhex(document.id[:16]), signed=True) for document in documents]
-    assert found.columns["id"].tolist() == heads
+    assert columns == {
+        "id": [int.from_bytes(bytes.fromhex(document.id[:16]), signed=True) for document in documents],
+        "licence": [document.licence for document in documents],
+        "n_characters": [len(text) for text in texts],
+        "letters_share": [n / len(text) for n, text in zip(letters, texts, strict=True)],
+        "is_nfc": [unicodedata.is_normalized("NFC", text) for text in texts],
+        "replacements": [text.count("\ufffd") for text in texts],
+    }
     for name in PICTURED:
-        np.testing.assert_array_equal(found.quality[name], RULES[name].measure(Batch(texts)))
+        assert quality[name] == RULES[name].measure(Batch(texts)).astype(float).tolist()
 
 
 def test_only_parts_that_changed_are_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,20 +89,17 @@ def test_only_parts_that_changed_are_looked_at_again(monkeypatch: pytest.MonkeyP
     Path("data").rename("forgotten")
     anew = measured(documents)
     assert len(read) > 2 * n_parts
-    for mine, theirs in ((found.columns, anew.columns), (found.quality, anew.quality)):
-        assert {name: list(values) for name, values in mine.items()} == {
-            name: list(values) for name, values in theirs.items()
-        }
+    assert found == anew
 
 
 def test_a_sample_stays_while_the_corpus_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more than a number of documents some are measured for quality, and a few more documents change none of it."""
     monkeypatch.setattr(document_measures, "PICTURED_DOCUMENTS", 30)
     documents = documents_of(TEXTS)
-    few, more = measured(documents[:-3]), measured(documents)
-    shown = few.quality["gopher-words"].tolist()
+    (_, few), (_, more) = measured(documents[:-3]), measured(documents)
+    shown = few["gopher-words"]
     assert 5 < len(shown) < 30
-    assert more.quality["gopher-words"].tolist()[: len(shown)] == shown
+    assert more["gopher-words"][: len(shown)] == shown
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 
 from pipeline import manifest
-from pipeline.documents import Document, Instruction, Message, read_records, write_records
+from pipeline.documents import (
+    KINDS,
+    Conversation,
+    Document,
+    Instruction,
+    Message,
+    Preference,
+    Question,
+    Translation,
+    read_records,
+    write_records,
+)
 from pipeline.errors import DataError, IntegrityError
 
 pytestmark = pytest.mark.slow  # Great Expectations takes seconds to load
@@ -22,10 +33,9 @@ CANARY = "SECRET-CANARY-1881"
 def rewrite(project: Any, place: str, **files: Iterable[Any]) -> None:
     """Commit the artefact again with other records and the same facts."""
     facts = project.manifest(place).facts
-    kinds = {"documents": Document, "messages": Message, "instructions": Instruction}
     with manifest.commit(project.path(place), place.split("/")[0]) as draft:
         for name, records in files.items():
-            write_records(records, kinds[name], draft.path / f"{name}.parquet")
+            write_records(records, KINDS[name], draft.path / f"{name}.parquet")
         draft.facts |= facts
 
 
@@ -102,6 +112,32 @@ def test_an_instruction_in_two_splits_stops_the_pipeline(made: Any) -> None:
     leak = replace(next(row for row in instructions if row.split == "train"), split="test", id="0" * 64)
     rewrite(made, "examples/clean", messages=messages, instructions=[*instructions, leak])
     assert "an instruction stands in two splits, so a test score would mean nothing (2 rows)" in refusal(made)
+
+
+@pytest.mark.parametrize("kind", ["conversations", "translations", "questions", "preferences"])
+def test_no_kind_of_example_stands_in_two_splits(made: Any, kind: str) -> None:
+    """What is given, twice in two splits, with two answers; in one split it may be."""
+    _, messages, instructions = records(made)
+    of: dict[str, Callable[[str, str], Any]] = {
+        "conversations": lambda split, _: Conversation.of(dataset="d", split=split, messages=f"[{CANARY}]"),
+        "translations": lambda split, answer: Translation.of(
+            dataset="d", split=split, source_language="en", target_language="de", source=CANARY, target=answer
+        ),
+        "questions": lambda split, answer: Question.of(
+            dataset="d", split=split, question=CANARY, passage="p", answer=answer
+        ),
+        "preferences": lambda split, answer: Preference.of(
+            dataset="d", split=split, prompt=CANARY, chosen=answer, rejected="no"
+        ),
+    }
+    found = [of[kind]("train", answer) for answer in ("one", "two")]
+    rewrite(made, "examples/clean", messages=messages, instructions=instructions, **{kind: found})
+    made.run("validate")
+    assert made.manifest("reports/validation").facts["rows"][kind] == 2
+    rewrite(
+        made, "examples/clean", messages=messages, instructions=instructions, **{kind: [*found, of[kind]("test", "x")]}
+    )
+    assert "stands in two splits, so a test score would mean nothing (3 rows)" in refusal(made)
 
 
 def test_every_kind_of_bad_document_is_found(made: Any) -> None:
