@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeVar
 
@@ -197,8 +197,23 @@ T = TypeVar("T")
 
 
 def learned_texts(record: Record) -> list[str]:
-    """The texts of a record that a model would learn from."""
+    """The texts of a record that a model would learn from: fields, or what each turn of a conversation says."""
+    if isinstance(record, Conversation):
+        return [turn["content"] for turn in json.loads(record.messages)]
     return [getattr(record, name) for name in LEARNED[type(record)]]
+
+
+def with_texts(record: R, texts: Sequence[str]) -> R:
+    """The record with others in the place of its `learned_texts`; its id stays that of what came."""
+    if isinstance(record, Conversation):
+        turns = [{**turn, "content": text} for turn, text in zip(json.loads(record.messages), texts, strict=True)]
+        return replace(record, messages=written_turns(turns))
+    return replace(record, **dict(zip(LEARNED[type(record)], texts, strict=True)))
+
+
+def written_turns(turns: Sequence[Mapping[str, str]]) -> str:
+    """Turns of a role and a content each, as a conversation holds them."""
+    return json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
 
 
 def part_files(table: Path) -> list[Path]:

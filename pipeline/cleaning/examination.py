@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cleaning import c4, empty, personal_data, secrets
@@ -24,7 +25,7 @@ from pipeline.cleaning.personal_data import Findings, Policy
 from pipeline.cleaning.rejections import Change
 from pipeline.cleaning.repair import repair
 from pipeline.cleaning.tally import Tally
-from pipeline.documents import LEARNED, Document
+from pipeline.documents import LEARNED, Conversation, Document, learned_texts, with_texts
 from pipeline.memo import Memo, code_digest, open_memo
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ FindOut = Callable[[Sequence[str], Sequence[bytes]], Sequence[bytes]]
 """Texts and their digests in, what there is to find out of each out, as a memo keeps it."""
 
 CHANGES_KEPT = 3
-_MAY_BE_EMPTY = {"input", "passage"}
+_TURN = "turn"
+_MAY_BE_EMPTY = {"input", "passage", _TURN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Examined:
     records: Sequence[Any]
     verdicts: list[Verdict] = field(default_factory=list)
     spelled: list[bytes] = field(default_factory=list)
-    """The sha256 of each text in our spelling, under which its personal data is remembered."""
+    """Of each record the sha256 of its texts in our spelling, under which their personal data is remembered."""
     tallies: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     """Counts by source."""
     changes: defaultdict[str, list[Change]] = field(default_factory=lambda: defaultdict(list))
@@ -82,7 +84,7 @@ class Examination:
         """`name` is what the counts of examples are called; without `judge` no rule looks at words."""
         self._params = params
         self._name = name
-        self._learned = LEARNED[kind]
+        self._fields = LEARNED[kind] if kind is not Conversation else repeat(_TURN)
         self._of_documents = kind is Document
         self._find_personal_data, self._judge = find_personal_data, judge
 
@@ -93,58 +95,59 @@ class Examination:
     def examine(self, records: Sequence[Any]) -> Examined:
         """What becomes of each record."""
         examined = Examined(records)
-        texts = [self._spelled(examined, record, name) for record in records for name in self._learned]
-        examined.spelled = [hashlib.sha256(text.encode()).digest() for text in texts]
-        values = self._find_personal_data(texts, examined.spelled)
-        findings = iter([personal_data.from_bytes(value, text) for value, text in zip(values, texts, strict=True)])
-        verdicts = [
-            self._alone(examined, record, {name: next(findings) for name in self._learned}) for record in records
+        texts_of = [learned_texts(record) for record in records]
+        texts = [
+            self._spelled(examined, record, text) for record, own in zip(records, texts_of, strict=True) for text in own
         ]
+        digests = [hashlib.sha256(text.encode()).digest() for text in texts]
+        values = self._find_personal_data(texts, digests)
+        findings = map(personal_data.from_bytes, values, texts)
+        verdicts = [
+            self._alone(examined, record, own, list(islice(findings, len(own))))
+            for record, own in zip(records, texts_of, strict=True)
+        ]
+        each = iter(digests)
+        examined.spelled = [b"".join(islice(each, len(own))) for own in texts_of]
         if self._judge:
             standing = [verdict for verdict in verdicts if verdict.stands]
             said = iter(self._judge([verdict.text for verdict in standing], [verdict.digest for verdict in standing]))
             verdicts = [v.judged(Judgement.of(next(said), self._params)) if v.stands else v for v in verdicts]
         examined.verdicts = verdicts
-        for verdict in verdicts:
+        for verdict, own in zip(verdicts, texts_of, strict=True):
             tally = examined.tallies[self.source_of(verdict.record)]
-            tally.enters("\0".join(getattr(verdict.record, name) for name in self._learned))
+            tally.enters("\0".join(own))
             if verdict.reason is None:
                 tally.leaves(verdict.text)
             else:
                 tally.is_dropped(verdict.reason)
         return examined
 
-    def _spelled(self, examined: Examined, record: Any, name: str) -> str:
-        text: str = getattr(record, name)
+    def _spelled(self, examined: Examined, record: Any, text: str) -> str:
         if self._params.repair_unicode:
             text = self._changed(examined, "repair_unicode", record, text, repair(text))
         return self._changed(examined, "normalise", record, text, normalise(text))
 
-    def _alone(self, examined: Examined, record: Any, findings_of: Mapping[str, Findings]) -> Verdict:
-        """What the rules say that need no words."""
+    def _alone(self, examined: Examined, record: Any, came: list[str], findings: Sequence[Findings]) -> Verdict:
+        """What the rules say that need no words, of the findings in each of the texts that `came` in a record."""
         tally = examined.tallies[self.source_of(record)]
         reason: str | None = None
-        texts: dict[str, str] = {}
-        found: set[str] = set()
-        for name, findings in findings_of.items():
+        for name, found in zip(self._fields, findings, strict=False):
             if name not in _MAY_BE_EMPTY:
-                reason = reason or empty.reason_to_drop(findings.text)
-            tally.personal_data.update(findings.counts)
-            found.update(findings.counts)
-            for key in findings.masked:
+                reason = reason or empty.reason_to_drop(found.text)
+            tally.personal_data.update(found.counts)
+            for key in found.masked:
                 tally.changed[f"masked {key}"] += 1
-            if findings.fails:
-                examined.failing[findings.fails] += 1
-            reason = reason or findings.reason
-            texts[name] = findings.text
-        tally.with_personal_data += bool(found)
+            reason = reason or found.reason
+        examined.failing.update({found.fails for found in findings if found.fails})
+        tally.with_personal_data += any(found.counts for found in findings)
+        texts = [found.text for found in findings]
+        reason = reason or empty.reason_to_drop("".join(texts))
         if self._of_documents and reason is None and c4.LINES in self._params.quality:
-            kept = c4.kept_lines(texts["text"])
-            texts["text"] = self._changed(examined, c4.LINES, record, texts["text"], kept)
+            kept = c4.kept_lines(texts[0])
+            texts = [self._changed(examined, c4.LINES, record, texts[0], kept)]
             reason = None if kept else f"{c4.LINES}: no line is left"
-        text = "\0".join(texts.values())
-        unchanged = all(getattr(record, name) == text for name, text in texts.items())
-        cleaned = record if unchanged else replace(record, **texts)
+        text = "\0".join(texts)
+        cleaned = record if texts == came else with_texts(record, texts)
         digest = hashlib.sha256(text.encode()).digest()
         return Verdict(record, cleaned, text, digest, stands=reason is None, reason=reason)
 

@@ -48,13 +48,12 @@ class Outcome:
         """The outcome of an examination."""
         verdicts = examined.verdicts
         texts = [verdict.text.encode() for verdict in verdicts]
-        width = len(examined.spelled) // len(verdicts)  # a record has one text or several
         columns = [
             [verdict.record.id for verdict in verdicts],
             [rules.source_of(verdict.record) for verdict in verdicts],
             [len(text) for text in texts],
             [len(verdict.text) for verdict in verdicts],
-            [b"".join(examined.spelled[width * n : width * (n + 1)]) for n in range(len(verdicts))],
+            examined.spelled,
             [verdict.digest for verdict in verdicts],
             [verdict.bands for verdict in verdicts],
             [verdict.stands for verdict in verdicts],

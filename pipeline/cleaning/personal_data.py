@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,17 +18,34 @@ from pipeline.cleaning import secrets
 Policy = Literal["count", "mask", "drop", "fail"]
 Span = tuple[int, int]
 
-# Local part and domain after RFC 5321's lengths; a look-behind keeps a long run from being tried at each character.
-_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@((?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})(?![\w-])")
+_SPACES = " \u00a0\u202f"  # the latter two keep a number on one line, as PDFs and web pages write it
+
+# What stands before and after an @ in an address, by RFC 5321's lengths; a look-behind keeps a long run from being
+# tried at each character. Domains may be of any script (RFC 5890); after one in ASCII a text without spaces may go on.
+_MAILBOX = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}(?:'[\w.%+-]{1,64})?\Z")
+_MAILBOX_LENGTH = 129
+_DOMAIN = re.compile(
+    r"(?:[\w-]{1,63}\.){1,8}(?:xn--[A-Za-z0-9-]{2,59}(?!\w)|[A-Za-z]{2,24}(?![A-Za-z0-9_-])|[^\W\d_]{2,24}(?![\w-]))"
+)
 # Names that belong to nobody (RFC 2606, RFC 6761), which documentation is full of.
 _RESERVED_DOMAIN = re.compile(r"(?:^|\.)(?:example|invalid|test|localhost|example\.(?:com|org|net))$", re.IGNORECASE)
 # With the sign of an international number (ITU-T E.164: 8 to 15 digits here), or as North America writes them.
-_INTERNATIONAL = re.compile(r"\+(?=[1-9])(?:[ ./-]?\(?\d{1,14}\)?){1,7}(?!\w)")
-_NORTH_AMERICAN = re.compile(r"(?<![\w.+-])\(?[2-9]\d{2}\)?[ .-] ?[2-9]\d{2}[.-]\d{4}(?![\w-])")
+# No digit is given back once it is taken: or a long run of them would be cut in every possible way.
+_INTERNATIONAL = re.compile(rf"\+(?=[1-9])(?:[{_SPACES}./-]?\(?\d{{1,14}}+\)?){{1,7}}(?!\w)")
+_NORTH_AMERICAN = re.compile(
+    rf"(?<![\w.+-])(?:1[{_SPACES}.-])?(?:\([2-9]\d{{2}}\)[{_SPACES}.-]?|[2-9]\d{{2}}[{_SPACES}.-])[{_SPACES}]?"
+    rf"[2-9]\d{{2}}[{_SPACES}.-]\d{{4}}(?![\w-])"
+)
 _IPV4 = re.compile(r"(?<![\w.-])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w-]|\.\d)")
 # Every public address of version 6 begins with a 2 or a 3 (2000::/3).
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
-_CARD = re.compile(r"(?<![\w.-])[2-6](?:[ -]?\d){12,22}(?![\w-]|\.\d)")
+_DIGITS = re.compile(rf"(?<![\w.-])\d(?:[{_SPACES}-]?\d){{12,}}+")
+_CARD = re.compile(rf"[2-6](?:[{_SPACES}-]?\d){{12,22}}(?![\w-]|\.\d)")
+# In one piece, or in groups as cards are printed: so one may stand right after another number and a space.
+_PRINTED_CARD = re.compile(
+    rf"(?<![\w.-])[2-6](?:\d{{12,18}}|\d{{3}}(?:([{_SPACES}-])\d{{4}}\1\d{{4}}\1\d{{4}}(?:\1\d{{3}})?"
+    rf"|([{_SPACES}-])\d{{6}}\2\d{{4,5}}))(?![\w-]|\.\d)"
+)
 # How a card's number begins, and how many digits it then has (ISO/IEC 7812; the issuers' published ranges).
 _ISSUERS = tuple(
     (re.compile(beginning), lengths)
@@ -41,7 +58,7 @@ _ISSUERS = tuple(
         ("6", (16, 19)),
     )
 )
-_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?= ?[A-Z0-9]{4})")
+_IBAN = re.compile(rf"(?<!\w)[A-Z]{{2}}\d{{2}}(?=[{_SPACES}-]?[A-Z0-9]{{4}})", re.IGNORECASE | re.ASCII)
 # ISO 13616: the length of an IBAN is its country's.
 _IBAN_COUNTRIES = {
     **{15: "NO", 16: "BE", 18: "DK FI FO GL NL", 19: "MK SI", 20: "AT BA EE KZ LT LU XK", 21: "CH CR HR LI LV"},
@@ -54,10 +71,12 @@ _IBAN_LENGTHS = {country: length for length, countries in _IBAN_COUNTRIES.items(
 
 def emails(text: str) -> Iterator[Span]:
     """E-mail addresses, but for those at names that are reserved for examples."""
-    if "@" in text:
-        for match in _EMAIL.finditer(text):
-            if not _RESERVED_DOMAIN.search(match[1]):
-                yield match.span()
+    for at in re.finditer("@", text):
+        domain = _DOMAIN.match(text, at.end())
+        if domain and not _RESERVED_DOMAIN.search(domain[0]):
+            mailbox = _MAILBOX.search(text, max(0, at.start() - _MAILBOX_LENGTH), at.start())
+            if mailbox:
+                yield mailbox.start(), domain.end()
 
 
 def phones(text: str) -> Iterator[Span]:
@@ -83,18 +102,23 @@ def ip_addresses(text: str) -> Iterator[Span]:
 
 def payment_cards(text: str) -> Iterator[Span]:
     """Numbers that begin as an issuer's do, have as many digits, and end in the right one (Luhn)."""
-    for match in _CARD.finditer(text):
-        yield from _longest(match, _is_card)
+    for digits in _DIGITS.finditer(text):
+        if first := _CARD.match(text, digits.start()):
+            yield from _longest(first, _is_card)
+        # Beyond the end of the digits so far as to see what follows them.
+        for printed in _PRINTED_CARD.finditer(text, digits.start(), digits.end() + 2):
+            yield from _longest(printed, _is_card)
 
 
 def ibans(text: str) -> Iterator[Span]:
     """International bank account numbers of the right length and with the right check digits (ISO 13616)."""
     for match in _IBAN.finditer(text):
-        length = _IBAN_LENGTHS.get(match[0][:2])
+        length = _IBAN_LENGTHS.get(match[0][:2].upper())
         if length is None:
             continue
-        number = re.compile(rf"(?:[A-Z0-9] ?){{{length - 1}}}[A-Z0-9](?!\w)").match(text, match.start())
-        if number and _remainder_97(number[0].replace(" ", "")) == 1:
+        form = re.compile(rf"(?:[A-Za-z0-9][{_SPACES}-]?){{{length - 1}}}[A-Za-z0-9](?!\w)")
+        number = form.match(text, match.start())
+        if number and _remainder_97("".join(filter(str.isalnum, number[0]))) == 1:
             yield number.span()
 
 
@@ -151,7 +175,7 @@ def examine(text: str, policies: Mapping[str, Policy]) -> Findings:
     """Look for every kind, and apply its policy: count it, mask it, drop the record, or stop the run."""
     found = Findings(text)
     for key, kind in KINDS.items():
-        spans = list(kind.find(found.text))
+        spans = _apart(kind.find(found.text))
         if not spans:
             continue
         found.counts[key] = len(spans)
@@ -171,26 +195,36 @@ def mask_all(text: str) -> str:
     return examine(text, dict.fromkeys(KINDS, "mask")).text
 
 
+def _apart(spans: Iterable[Span]) -> list[Span]:
+    """The spans in order, without those that begin within another: two forms may know the same number."""
+    apart: list[Span] = []
+    for span in sorted(spans):
+        if not apart or span[0] >= apart[-1][1]:
+            apart.append(span)
+    return apart
+
+
 def _masked(text: str, spans: list[Span], mask: str) -> str:
     parts, position = [], 0
-    for start, end in sorted(spans):
-        if start >= position:
-            parts += [text[position:start], mask]
-            position = end
+    for start, end in spans:
+        parts += [text[position:start], mask]
+        position = end
     return "".join(parts) + text[position:]
 
 
 def _longest(match: re.Match[str], is_one: Callable[[str], bool]) -> Iterator[Span]:
     """The longest run of whole groups of digits, from the match's beginning on, that is one of what is looked for."""
-    ends = [place for place in range(1, len(match[0]) + 1) if place == len(match[0]) or not match[0][place].isdigit()]
-    for end in reversed(ends):
-        if match[0][end - 1].isdigit() and is_one("".join(filter(str.isdigit, match[0][:end]))):
+    groups = [group.span() for group in re.finditer(r"\d+", match[0])]
+    digits = "".join(match[0][start:end] for start, end in groups)
+    for start, end in reversed(groups):
+        if is_one(digits):
             yield match.start(), match.start() + end
             return
+        digits = digits[: len(digits) - (end - start)]
 
 
 def _is_card(digits: str) -> bool:
-    return any(form.match(digits) and len(digits) in lengths for form, lengths in _ISSUERS) and _luhn(digits)
+    return any(len(digits) in lengths and form.match(digits) for form, lengths in _ISSUERS) and _luhn(digits)
 
 
 def _luhn(number: str) -> bool:

@@ -10,7 +10,17 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pipeline.cleaning.rejections import Rejection
-from pipeline.documents import Conversation, Document, Instruction, Message, Preference, Question, Record, Translation
+from pipeline.documents import (
+    Conversation,
+    Document,
+    Instruction,
+    Message,
+    Preference,
+    Question,
+    Record,
+    Translation,
+    written_turns,
+)
 from pipeline.sources.catalogue import SPLITS, Entry
 from pipeline.sources.json_lines import json_name
 from pipeline.sources.reading import Reading
@@ -121,8 +131,7 @@ def _conversation(source: str, _name: str, entry: Entry, values: Mapping[str, ob
         if not isinstance(content, str):
             raise RefusedError(f'a turn\'s "content" is {json_name(content)}, not a string')
         written.append({"role": _ROLES[role], "content": content})
-    messages = json.dumps(written, ensure_ascii=False, separators=(",", ":"))
-    return Conversation.of(dataset=source, split=_split(values, entry), messages=messages)
+    return Conversation.of(dataset=source, split=_split(values, entry), messages=written_turns(written))
 
 
 def _parsed_turns(text: str) -> object:

@@ -16,17 +16,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.documents import (
+    KINDS,
     ROWS_PER_GROUP,
+    Conversation,
     Document,
     Instruction,
     Message,
+    Preference,
+    Question,
+    Record,
+    Translation,
     in_parts,
+    learned_texts,
     part_files,
     read_batches,
     read_records,
+    with_texts,
     write_columns,
     write_records,
     write_table,
+    written_turns,
 )
 from pipeline.errors import DataError, IntegrityError
 
@@ -150,6 +159,27 @@ def test_a_change_moves_the_ends_near_it_only(small_parts: int, place: int, adde
     new = [part for part in in_parts(changed) if tuple(record.id for record in part) not in known]
     weight = sum(len(record.text) + 300 for record in after[:added]) if added > 0 else 0
     assert len(new) <= 12 + weight / small_parts
+
+
+EXAMPLES: list[Record] = [
+    Document.of(source="s", name="n", licence="l", text="one"),
+    Message.of(dataset="d", split="train", label="ham", text="one"),
+    Instruction.of(dataset="d", split="train", instruction="one", input="", response="two"),
+    Conversation.of(dataset="d", split="train", messages=written_turns([{"role": "user", "content": 'one\ntwo "ü"'}])),
+    Translation.of(dataset="d", split="test", source_language="en", target_language="de", source="one", target="eins"),
+    Question.of(dataset="d", split="train", question="one", passage="", answer="two"),
+    Preference.of(dataset="d", split="train", prompt="one", chosen="two", rejected="three"),
+]
+
+
+@pytest.mark.parametrize("record", EXAMPLES, ids=KINDS)
+def test_texts_are_taken_out_and_put_back(record: Record) -> None:
+    """Of every kind; what a conversation says comes without the marks of its JSON, and goes back in whole."""
+    texts = learned_texts(record)
+    assert texts[0].startswith("one") and with_texts(record, texts) == record
+    others = [f'{text}\n"\\' for text in texts]
+    changed = with_texts(record, others)
+    assert (learned_texts(changed), changed.id) == (others, record.id)
 
 
 def test_an_id_is_the_digest_of_what_a_record_says() -> None:

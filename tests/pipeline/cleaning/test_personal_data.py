@@ -31,11 +31,27 @@ def found(text: str) -> dict[str, int]:
         ("4111-1111-1111-1111 12/29", "payment_cards"),
         ("IBAN DE89 3704 0044 0532 0130 00 THE bank", "ibans"),
         ("GB82WEST12345698765432", "ibans"),
+        ("de89370400440532013000", "ibans"),
+        ("DE89-3704-0044-0532-0130-00", "ibans"),
+        ("DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000", "ibans"),
+        ("2024-05-01 4111 1111 1111 1111", "payment_cards"),
+        ("Visa 5 4111111111111111", "payment_cards"),
+        ("no. 3 3782 822463 10005", "payment_cards"),
+        ("4111\u00a01111\u00a01111\u00a01111", "payment_cards"),
+        ("212 555 1234", "phone_numbers"),
+        ("1-212-555-1234", "phone_numbers"),
+        ("(212)555-1234", "phone_numbers"),
+        ("+1 212-555-0187", "phone_numbers"),
+        ("+49\u00a030\u00a0901820", "phone_numbers"),
+        ("user@mail.xn--p1ai", "email_addresses"),
+        ("user@münchen.de", "email_addresses"),
+        ("联系 jane@uni-bonn.de谢谢", "email_addresses"),
+        ("o'brien@uni-bonn.de", "email_addresses"),
     ],
 )
 def test_each_form_is_found_once(text: str, kind: str) -> None:
-    """Published examples of each form, alone and nothing else."""
-    assert found(text) == {kind: 1}
+    """Published examples of each form, alone and nothing else, also at the beginning of a line."""
+    assert found(text) == found(f"\n{text}\n") == {kind: 1}
 
 
 @pytest.mark.parametrize(
@@ -85,5 +101,6 @@ def test_masking_leaves_nothing_to_find(parts: list[str]) -> None:
 
 def test_a_long_run_without_a_space_take_no_time() -> None:
     """No form is tried again at every character of a long run."""
-    for character in ("a", "1", "A", "a.", "1.", "4", "+", "-", "1:", "@", "a@"):
-        found(character * (300_000 // len(character)))
+    words = "a. 1. a@ 4111\u00a0 DE89\u00a03704 (212)\u00a0 ://a:b a.b@c. +1(2)(3)(4)(5)(6)(7)(8x -eyJ eyJaaaaaaaa."
+    for unit in (*"a1A4+-@", *words.split(" "), "+1" + "1" * 60 + "x", "-----BEGIN PRIVATE KEY-----\n"):
+        found(unit * (300_000 // len(unit)))

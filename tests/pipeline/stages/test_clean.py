@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.cleaning import personal_data
 from pipeline.cleaning.groups import read_groups
 from pipeline.document_tokens import split_of_digest
-from pipeline.documents import Document, Instruction, Message, part_files, read_records
+from pipeline.documents import KINDS, Document, Instruction, Message, learned_texts, part_files, read_records
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
 from pipeline.quarantine import read_changes
 
@@ -73,6 +75,52 @@ def test_a_message_in_two_splits_stays_in_the_first(fresh: Any) -> None:
         ("train", "train"),
         ("test", "test"),
     ]
+
+
+SAID = "Write to\njane@uni-bonn.de\npay with\n4111 1111 1111 1111\nfrom\n8.8.8.8 \r\nAKIAIOSFODNN7EXAMPLE"
+KIND_ROWS: dict[str, dict[str, Any]] = {
+    "messages": {"text": SAID, "label": "spam"},
+    "instructions": {"instruction": "Go on", "response": SAID},
+    "conversations": {"messages": [{"role": "user", "content": SAID}, {"role": "assistant", "content": 'a "\\" b'}]},
+    "translations": {"source": SAID, "target": "Katze"},
+    "questions": {"question": "Who?", "answer": SAID},
+    "preferences": {"prompt": "p", "chosen": SAID, "rejected": "r"},
+}
+
+
+@pytest.mark.parametrize("kind", KIND_ROWS)
+def test_rules_see_what_is_said_in_every_kind_of_example(fresh: Any, kind: str) -> None:
+    """Personal data at the beginning of a line, controls and the empty: a conversation is judged turn by turn."""
+    (fresh.root / "texts" / "more").mkdir()
+    (fresh.root / "texts" / "more" / "rows.jsonl").write_text(json.dumps(KIND_ROWS[kind]) + "\n")
+    entry = {"path": f"{fresh.root}/texts/more", "kind": kind, "licence": "MIT", "origin": "a colleague"}
+    entry |= {"languages": ["en", "de"]} if kind == "translations" else {}
+    fresh.run("ingest", sources=["texts", "mine"], texts=str(fresh.root / "texts"), catalogue={"mine": entry})
+    fresh.run("clean", **dict.fromkeys(personal_data.KINDS, "mask"))
+    counts = fresh.manifest("examples/clean").facts["by_kind"][kind]
+    wanted = {"email_addresses": 1, "payment_cards": 1, "ip_addresses": 1, "secrets": 1}
+    assert (counts["personal_data"], counts["with_personal_data"]) == (wanted, 1)
+    [record] = [
+        r for r in read_records(fresh.path(f"examples/clean/{kind}.parquet"), KINDS[kind]) if r.dataset == "mine"
+    ]
+    [said] = [text for text in learned_texts(record) if "Write" in text]
+    assert said == "Write to\n<email>\npay with\n<card>\nfrom\n<ip>\n<secret>"
+    if kind == "conversations":
+        assert learned_texts(record)[1] == 'a "\\" b'
+    with pytest.raises(DataError, match=f"1 of the {kind}"):
+        fresh.run("clean", email_addresses="fail")
+
+
+def test_a_conversation_of_nothing_is_dropped(fresh: Any) -> None:
+    """A turn may be empty, all of them may not."""
+    talks = [[("user", "Hi"), ("assistant", "")], [("user", " "), ("assistant", "")]]
+    lines = [json.dumps({"messages": [{"role": role, "content": said} for role, said in talk]}) for talk in talks]
+    (fresh.root / "texts" / "talks.jsonl").write_text("\n".join(lines))
+    entry = {"path": f"{fresh.root}/texts/talks.jsonl", "kind": "conversations", "licence": "MIT", "origin": "me"}
+    fresh.run("ingest", sources=["texts", "mine"], texts=str(fresh.root / "texts"), catalogue={"mine": entry})
+    fresh.run("clean")
+    assert fresh.manifest("examples/clean").facts["conversations"] == 1
+    assert "empty" in reasons(fresh)
 
 
 def test_an_instruction_may_have_no_input(fresh: Any) -> None:
