@@ -135,6 +135,9 @@ def _read_part(path: Path) -> Iterator[tuple[str, str, bytes]]:
             expected = metadata.num_rows
             in_groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     except (pa.ArrowException, OSError, ValueError) as error:
+        # With an errno it is the machine that failed, not the bytes: no descriptor left, say.
+        if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+            raise
         raise IntegrityError(f"{path}: is damaged; run the stage that makes it again") from error
     # A damaged page header has no checksum, and makes the page look like the end.
     if not rows == expected == in_groups:

@@ -10,11 +10,11 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, BinaryIO, Self, cast
 
-from pipeline.sources.rows import Budget, RefusedError
+from pipeline.sources.rows import Budget, RefusedError, not_of_the_machine
 
 NOT_A_FILE = "is a link or a device in its archive, not a file"
 _HEADER_ERRORS = tarfile.HeaderError
@@ -92,6 +92,7 @@ def zip_members(file: BinaryIO, budget: Budget) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(cast(IO[bytes], file))
     except (zipfile.BadZipFile, ValueError, OSError, struct.error, NotImplementedError, OverflowError) as error:
+        not_of_the_machine(error)
         raise RefusedError(_DAMAGED_ZIP) from error
     with archive:
         members = archive.infolist()
@@ -114,25 +115,45 @@ def zip_members(file: BinaryIO, budget: Budget) -> Iterator[Member]:
 
 
 class _ZipStream:
-    """A member's content, opened when first read; the library's complaints become ours, and bombs are stopped."""
+    """A member's content, opened when first read; the library's complaints become ours, and bombs are stopped.
+
+    It may be read again from its beginning.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> None:
         self._archive, self._member, self._budget = archive, member, budget
         self._stream: IO[bytes] | None = None
+        self._spent = 0
 
     def read(self, size: int = -1) -> bytes:
+        return self._taken(lambda stream: stream.read(size))
+
+    def readline(self, size: int = -1) -> bytes:
+        return self._taken(lambda stream: stream.readline(size))
+
+    def seek(self, offset: int) -> int:
+        """Back to the beginning, as if nothing had been read."""
+        assert offset == 0
+        self._stream = None
+        self._budget.left += self._spent
+        self._spent = 0
+        return 0
+
+    def _taken(self, take: Callable[[IO[bytes]], bytes]) -> bytes:
         try:
             if self._stream is None:
                 self._stream = self._archive.open(self._member)
-            content = self._stream.read(size)
+            content = take(self._stream)
         except NotImplementedError as error:
             raise RefusedError("is packed by a method that is not read; unpack it yourself") from error
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, struct.error) as error:
+            not_of_the_machine(error)
             raise RefusedError("is damaged: its checksum in the archive differs; make the archive again") from error
         except Exception as error:
             if type(error).__name__ == "LZMAError":
                 raise RefusedError("is damaged: its data in the archive do not decompress") from error
             raise
+        self._spent += len(content)
         self._budget.spend(len(content))
         return content
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.sources.formats import FORMATS
+from pipeline.sources.samples import DATASETS
 
 Kind = Literal["documents", "messages", "instructions", "conversations", "translations", "questions", "preferences"]
 SPLITS = ("train", "validation", "test")
 HUB = "huggingface:"
-_REMOTE = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -38,6 +39,12 @@ class Entry:
     """Our field → their key (dots lead inwards: answers.text.0), or a column's number in a table without a header."""
     split: str = "train"
     """train, validation or test, for examples; or a field named `split` says it for each."""
+    delimiter: Literal[",", ";", "|"] = ","
+    """What stands between the columns of its .csv files."""
+    configuration: str = ""
+    """Of a data set in the hub's layout that has several: which one."""
+    hub_split: str = ""
+    """What the hub calls the split to read, where that is not `split`: train_sft, say."""
     languages: tuple[str, ...] = ()
     """For translations: the languages of source and target, such as [en, de]."""
     sha256: str = ""
@@ -73,7 +80,12 @@ class Entry:
         if self.path.startswith(HUB):
             return "huggingface"
         found = _REMOTE.match(self.path)
-        return found[1] if found else ""
+        return found[1].lower() if found else ""
+
+    @property
+    def local_path(self) -> str:
+        """Its path if it may lie on this machine, be it in the hub's layout; else ""."""
+        return self.path.removeprefix(HUB) if self.scheme in ("", "huggingface") else ""
 
     @property
     def numbered(self) -> bool:
@@ -87,14 +99,16 @@ def check_sources(sources: Iterable[str], built_in: Iterable[str], catalogue: di
     for name in catalogue:
         if name in built_in:
             raise ValueError(f"catalogue.{name} has the name of a source that is built in; choose another")
+        if name in DATASETS:
+            raise ValueError(f"catalogue.{name} has the name of a data set in data/samples; choose another")
     for name in sources:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise ValueError(f"sources names {name!r}, which is not in catalogue; {hint}")
     for name, entry in catalogue.items():
-        local = entry.path.removeprefix(HUB) if entry.scheme == "huggingface" else entry.path
-        if entry.scheme not in ("", "huggingface") or (entry.scheme == "huggingface" and not Path(local).exists()):
+        local = entry.local_path
+        if not local or (entry.scheme == "huggingface" and not Path(local).exists()):
             continue
         # Named as the user names them: two spellings of one place need not be found out before anything is read.
         inside = Path(local).absolute().is_relative_to(Path(texts).absolute()) and ".." not in Path(local).parts

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.sources.rows import Budget, Options, Refusal, RefusedError, Row
+from pipeline.sources.rows import Budget, Options, Refusal, RefusedError, Row, not_of_the_machine
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +36,7 @@ def read_parquet(stream: BinaryIO, options: Options, budget: Budget) -> Iterator
             in_groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
             expected = metadata.num_rows
     except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError, KeyError) as error:
+        not_of_the_machine(error)
         raise RefusedError(_DAMAGED) from error
     # A damaged page header has no checksum, and makes the page look like the file's end.
     if not rows == expected == in_groups:
@@ -68,6 +69,7 @@ def read_arrow(stream: BinaryIO, options: Options, budget: Budget) -> Iterator[R
         if expected not in (None, found):
             raise RefusedError(_DAMAGED)
     except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError, KeyError) as error:
+        not_of_the_machine(error)
         raise RefusedError(_DAMAGED) from error
 
 

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from pipeline.sources.rows import BLOCK_BYTES, Budget, RefusedError
+from pipeline.sources.rows import BLOCK_BYTES, Budget, RefusedError, not_of_the_machine
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -112,6 +112,7 @@ class _Decompressed(io.RawIOBase):
             try:
                 content = self._decompressor.decompress(block, size)
             except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, MemoryError) as error:
+                not_of_the_machine(error)
                 raise self._damaged() from error
             except Exception as error:  # ZstdError is nobody's child, and the import of its module is lazy
                 if type(error).__name__ == "ZstdError":

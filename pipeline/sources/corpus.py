@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from pipeline.cleaning.rejections import Rejection
 from pipeline.documents import Record
@@ -13,6 +14,7 @@ from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.sources import huggingface
 from pipeline.sources.catalogue import HUB, Entry
 from pipeline.sources.download import fetched
+from pipeline.sources.formats import wrapping
 from pipeline.sources.isolation import Isolation
 from pipeline.sources.locations import Found, files_of, opened
 from pipeline.sources.object_store import objects_of
@@ -57,7 +59,7 @@ class Corpus:
         if rows != kept + refused:
             raise AssertionError(f"ingest lost records of {source}: {rows} in, {kept} out, {refused} refused")
         facts = tally.facts()
-        if entry.sha256 and entry.sha256 != facts["sha256"]:
+        if entry.sha256 != facts["sha256"] and entry.sha256 and (tally.files or not refused):
             raise IntegrityError(
                 f"params.yaml: {key}: what is read has sha256 {facts['sha256']}, expected {entry.sha256}; "
                 "if the new content is right, state its sha256"
@@ -68,16 +70,17 @@ class Corpus:
 
     def _readings(self, entry: Entry, key: str, tally: Tally, without: frozenset[str]) -> Iterator[Reading]:
         columns = columns_of(entry) if not entry.numbered else None
-        options = Options(encoding=entry.encoding, columns=columns, numbered=entry.numbered)
+        options = Options(entry.encoding, columns, entry.numbered, entry.delimiter)
         if entry.scheme == "huggingface":
             place = entry.path.removeprefix(HUB)
             _count_hub(place, key, tally)
-            for row in huggingface.rows_of(place, entry.split, key=key, columns=columns):
-                yield Reading(f"{place.rstrip('/').rpartition('/')[2]}/{entry.split}", row, "")
+            split = entry.hub_split or entry.split
+            for row in huggingface.rows_of(place, split, entry.configuration, key=key, columns=columns):
+                yield Reading(f"{place.rstrip('/').rpartition('/')[2]}/{split}", row, "")
             return
         yield from readings(
             self._files(entry, key, without),
-            options=options, tally=tally, isolation=self.isolation, named_format=entry.format,
+            options=options, tally=tally, isolation=self.isolation, named_format=entry.format, scratch=self.scratch,
         )  # fmt: skip
 
     def _files(self, entry: Entry, key: str, without: frozenset[str]) -> Iterator[Found]:
@@ -85,7 +88,11 @@ class Corpus:
             return files_of(Path(entry.path), key=key, without=without)
         if entry.scheme in ("http", "https"):
             content = fetched(entry.path, entry.sha256, self.scratch / "downloads", note=self.note)
-            name = entry.path.partition("?")[0].partition("#")[0].rstrip("/").rpartition("/")[2]
+            name = unquote(urlsplit(entry.path).path.rstrip("/").rpartition("/")[2])
+            if entry.format == "auto" and wrapping(name) is None:
+                raise ConfigurationError(
+                    f"params.yaml: {key}: the address does not tell the format; say it by `format`"
+                )
             return iter([Found(name, str(content.resolve()))])
         return objects_of(entry.path, key=key, scratch=self.scratch)
 
@@ -102,11 +109,13 @@ def _count_hub(place: str, key: str, tally: Tally) -> None:
     if not Path(place).is_dir():
         tally.add(place, hashlib.sha256(place.encode()).digest(), 0)
         return
-    for found in files_of(Path(place), key=key):
-        if found.reason:
-            raise ConfigurationError(f"params.yaml: {key}: {found.name} {found.reason}; take it out of the folder")
+    for path in sorted(Path(place).rglob("*")):
+        name = path.relative_to(place)
+        # What git and the hub's own tools keep beside the data is not read; links are, to files of its cache.
+        if any(part.startswith(".") for part in name.parts) or not path.is_file():
+            continue
         digest = hashlib.sha256()
-        with opened(found.path) as (file, size):
+        with opened(str(path.resolve())) as (file, size):
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
-        tally.add(found.name, digest.digest(), size)
+        tally.add(name.as_posix(), digest.digest(), size)

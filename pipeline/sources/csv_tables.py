@@ -22,7 +22,7 @@ csv.field_size_limit(RECORD_LIMIT_BYTES)
 
 def read_commas(stream: BinaryIO, options: Options, _budget: Budget) -> Iterator[Row | Refusal]:
     """The records of a .csv."""
-    return _read(stream, options, ",")
+    return _read(stream, options, options.delimiter)
 
 
 def read_tabs(stream: BinaryIO, options: Options, _budget: Budget) -> Iterator[Row | Refusal]:
@@ -94,7 +94,10 @@ def _read(stream: BinaryIO, options: Options, delimiter: str, quoted: bool = Tru
         elif not reason and names is not None and len(values) != len(names):
             reason = f"has {len(values):,} columns, but the first line has {len(names):,}"
         if names is None and not options.numbered:
-            if reason or len(set(values)) < len(values):
+            named = [value for value in values if value]  # spreadsheets write empty columns without a name
+            if b"\r" in first.removesuffix(b"\r"):
+                raise RefusedError("has lines that end in a carriage return alone; write them with line feeds", offset)
+            if reason or len(set(named)) < len(named):
                 raise RefusedError(f"has no header: its first line {reason or 'names a column twice'}", offset)
             names = values
             continue

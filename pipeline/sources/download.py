@@ -34,7 +34,8 @@ class Patience:
     first_pause_seconds: float = 1.0
     """The pause after the first attempt that failed; each further one is twice as long."""
     stall_seconds: float = 30.0
-    """A server that is silent for longer has stalled."""
+    """A server that is silent for longer has stalled, and one that in this time sends less than it should."""
+    slowest_bytes_per_second: int = 1024
     limit_bytes: int = 256 << 30
     redirects: int = 5
 
@@ -139,12 +140,17 @@ def _save(response: httpx.Response, partial: Path, start: int, patience: Patienc
             _etag_file(partial).write_text(etag, encoding="utf-8")
         else:
             _etag_file(partial).unlink(missing_ok=True)
-        size = start
+        size = seen = start
+        looked = time.monotonic()
         for block in response.iter_raw():  # as they come: of a larger block the beginning would be lost with the rest
             size += len(block)
             if size > patience.limit_bytes:
                 raise ConfigurationError(too_large)
             file.write(block)
+            if (waited := time.monotonic() - looked) > patience.stall_seconds:
+                if size - seen < waited * patience.slowest_bytes_per_second:
+                    raise _TransientError(f"the server sends {(size - seen) / waited:,.0f} bytes a second")
+                looked, seen = time.monotonic(), size
     if expected is not None and size != expected:
         raise _TransientError("the server ends before the content does")
 

@@ -23,7 +23,7 @@ class Format:
     by_record: bool = True
     """The reader never refuses a file after it has given a record of it."""
     seeks: bool = False
-    """The reader jumps about in the file."""
+    """The reader jumps about in the file, or asks where in it it is."""
     isolated: bool = False
     """The library may end or stop its process at a damaged file, so the file is tried in a process apart."""
 
@@ -42,7 +42,7 @@ FORMATS: dict[str, Format] = {
     "arrow": Format(
         (".arrow", ".feather"), columnar.read_arrow, is_table=True, by_record=False, seeks=True, isolated=True
     ),
-    "warc": Format((".warc",), warc.read, by_record=False),
+    "warc": Format((".warc",), warc.read, by_record=False, seeks=True),
 }
 ARCHIVES = (".tar", ".zip")
 _SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}

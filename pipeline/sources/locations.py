@@ -6,7 +6,6 @@ dot in front, which is an editor's or a system's.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import stat
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.errors import ConfigurationError, InputOutputError, IntegrityError
-from pipeline.sources.rows import RefusedError
+from pipeline.sources.rows import OF_THE_MACHINE, RefusedError
 
+DOTTED = "its name begins with a dot"
 NOT_A_FILE = "is a pipe, a socket or a device, not a file"
-_MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # no fault of the file's: the run stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def _entries(root: Path) -> Iterator[tuple[str, str]]:
         if entry.is_symlink():
             yield entry.path, _against_link(entry.path, root)
         elif entry.name.startswith("."):
-            yield entry.path, "its name begins with a dot"
+            yield entry.path, DOTTED
         elif entry.is_dir(follow_symlinks=False):
             try:
                 waiting += _listing(entry.path)
@@ -86,9 +85,12 @@ def _listing(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _against_link(link: str, root: Path) -> str:
-    target = Path(os.path.realpath(link))
-    if not target.exists():
+    try:
+        target = Path(link).resolve(strict=True)
+    except FileNotFoundError:
         return "is a link to nothing"
+    except (OSError, RuntimeError):  # the latter up to Python 3.12
+        return "is a link that leads round to itself"
     if not target.is_relative_to(root):
         return "is a link that leads out of the folder; copy the file in"
     return "is a link to something in the folder, which is read at its own place"
@@ -117,7 +119,7 @@ def opened(path: str) -> Iterator[tuple[BinaryIO, int]]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         file = cast(BinaryIO, io.FileIO(descriptor))
     except OSError as error:
-        if error.errno in _MACHINE_ERRORS:
+        if error.errno in OF_THE_MACHINE:
             raise InputOutputError(f"{path}: {error.strerror}") from error
         raise RefusedError(f"cannot be read: {error.strerror}") from error
     with file:

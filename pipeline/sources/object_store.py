@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigurationError, DependencyError, IntegrityError
-from pipeline.sources.locations import Found
+from pipeline.sources.locations import DOTTED, Found
 from pipeline.sources.rows import BLOCK_BYTES
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
@@ -33,14 +33,19 @@ def objects_of(address: str, *, key: str, scratch: Path) -> Iterator[Found]:
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="objects-") as folder:
         for name in sorted(found):
+            short = name.removeprefix(root).strip("/") or name.rpartition("/")[2]
+            if name.endswith("/") or not short:
+                continue  # what stores keep for an empty folder
             copy = Path(folder) / "object"
-            _asked(lambda name=name, copy=copy: _copy(system, name, copy), shown, key)
+            if any(part.startswith(".") for part in short.split("/")):
+                yield Found(short, str(copy), DOTTED)
+                continue
+            _copy(system, name, copy, shown, key)
             size = found[name].get("size")
             if size is not None and copy.stat().st_size != size:
                 raise IntegrityError(
                     f"{shown}: an object changed while it was read; run again when nothing writes to it"
                 )
-            short = name.removeprefix(root).strip("/") or name.rpartition("/")[2]
             yield Found(short, str(copy), fleeting=True)
             copy.unlink(missing_ok=True)
 
@@ -54,10 +59,9 @@ def _connected(address: str, key: str) -> tuple[Any, str]:
     try:
         return fsspec.url_to_fs(address, use_listings_cache=False)  # type: ignore[no-any-return]
     except ImportError as error:
-        extra = EXTRAS.get(scheme, scheme)
-        raise DependencyError(
-            f"params.yaml: {key}: {scheme}:// needs a package; pip install 'homegrown[{extra}]'"
-        ) from error
+        extra = EXTRAS.get(scheme)
+        how = f"pip install 'homegrown[{extra}]'" if extra else f"install what fsspec asks for {scheme}://"
+        raise DependencyError(f"params.yaml: {key}: {scheme}:// needs a package; {how}") from error
     except ValueError as error:
         raise ConfigurationError(f"params.yaml: {key}: {scheme}:// is no address that can be read") from error
 
@@ -68,17 +72,21 @@ def _asked(question: Any, shown: str, key: str) -> Any:
         return question()
     except FileNotFoundError as error:
         raise ConfigurationError(f"params.yaml: {key}: nothing is stored at {shown}; correct the address") from error
-    except PermissionError as error:
-        raise DependencyError(
-            f"{shown}: the store refuses access; check the credentials in your environment"
-        ) from error
     except Exception as error:
+        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+            raise DependencyError(
+                f"{shown}: the store refuses access; check the credentials in your environment"
+            ) from error
+        if isinstance(error, ValueError) or type(error).__name__ == "ParamValidationError":
+            raise ConfigurationError(f"params.yaml: {key}: {shown} is no address that can be read") from error
         raise DependencyError(
             f"{shown}: the store does not answer ({type(error).__name__}); try again later"
         ) from error
 
 
-def _copy(system: Any, name: str, copy: Path) -> None:
-    with system.open(name, "rb", cache_type="readahead") as source, copy.open("wb") as target:
-        while block := source.read(8 * BLOCK_BYTES):
+def _copy(system: Any, name: str, copy: Path, shown: str, key: str) -> None:
+    # Only the store's own errors are the store's: a full disk here is another matter.
+    source = _asked(lambda: system.open(name, "rb", cache_type="readahead"), shown, key)
+    with source, copy.open("wb") as target:
+        while block := _asked(lambda: source.read(8 * BLOCK_BYTES), shown, key):
             target.write(block)

@@ -18,7 +18,7 @@ from pipeline.memo import Memo
 from pipeline.sources import archives, compression
 from pipeline.sources.formats import FORMATS, Format, Wrapping, wrapping
 from pipeline.sources.isolation import Isolation
-from pipeline.sources.locations import Found, changed, opened
+from pipeline.sources.locations import DOTTED, Found, changed, opened
 from pipeline.sources.remembered import digest_of_file
 from pipeline.sources.rows import (
     BLOCK_BYTES,
@@ -33,7 +33,6 @@ from pipeline.sources.rows import (
 
 SMALL_FILE_BYTES = 1 << 20
 HELD_BYTES = 64 << 20
-_DOTTED = "its name begins with a dot"
 _NESTED = "is an archive within an archive; unpack the outer one"
 
 
@@ -75,9 +74,18 @@ class Tally:
 
 
 def readings(
-    files: Iterable[Found], *, options: Options, tally: Tally, isolation: Isolation, named_format: str = "auto"
+    files: Iterable[Found],
+    *,
+    options: Options,
+    tally: Tally,
+    isolation: Isolation,
+    scratch: Path,
+    named_format: str = "auto",
 ) -> Iterator[Reading]:
-    """Every row of the files in order, and every reason not to have one. IntegrityError if a file changes meanwhile."""
+    """Every row of the files in order, and every reason not to have one. IntegrityError if a file changes meanwhile.
+
+    What is packed and must be read here and there is unpacked to a file without a name in `scratch`, if it is large.
+    """
 
     def isolated_form(found: Found) -> str:
         kind = None if found.reason else wrapping(found.name, named_format)
@@ -91,7 +99,7 @@ def readings(
         if kind is None:
             yield Reading(found.name, Refusal(_unread(found.name)), "")
             continue
-        yield from _file(found, kind, _Reader(options, isolation, named_format), tally)
+        yield from _file(found, kind, _Reader(options, isolation, named_format, scratch), tally)
 
 
 def _isolated(kind: Wrapping) -> bool:
@@ -100,7 +108,7 @@ def _isolated(kind: Wrapping) -> bool:
 
 
 def _unread(name: str) -> str:
-    suffix = Path(name).suffix
+    suffix = "".join(Path(name).suffixes[-2:]) if Path(name).suffix in compression.SUFFIXES else Path(name).suffix
     return f"files named {suffix} are not read" if suffix and suffix.isascii() else "its name tells no format"
 
 
@@ -122,8 +130,12 @@ def _file(found: Found, kind: Wrapping, reader: _Reader, tally: Tally) -> Iterat
                 _digest(stream, digest)
             sha256 = digest.hexdigest()
             tally.add(found.name, digest.digest(), size)
+            n_rows = 0
             for name, row in reader.rows(stream, found.name, kind, Budget.of(size), size):
                 yield Reading(name, row, sha256)
+                n_rows += 1
+            if not n_rows:
+                yield Reading(found.name, Refusal("holds no record"), sha256)
             if size > SMALL_FILE_BYTES:
                 again = hashlib.sha256()
                 _digest(stream, again)
@@ -144,8 +156,8 @@ def _digest(stream: BinaryIO, digest: hashlib._Hash) -> None:
 class _Reader:
     """Reads one file in the way that its name asks for."""
 
-    def __init__(self, options: Options, isolation: Isolation, named_format: str) -> None:
-        self.options, self.isolation, self.named_format = options, isolation, named_format
+    def __init__(self, options: Options, isolation: Isolation, named_format: str, scratch: Path) -> None:
+        self.options, self.isolation, self.named_format, self.scratch = options, isolation, named_format, scratch
         self.begun = False
         self.raw = b""
         """The file's bytes, or its first ones, for the quarantine."""
@@ -167,7 +179,7 @@ class _Reader:
             stream.seek(0)
             found = form.read(self._plain(self._unpacked(stream, kind, budget), form), self.options, budget)
         else:
-            with spooled(self._unpacked(stream, kind, budget)) as spool:
+            with spooled(self._unpacked(stream, kind, budget), self.scratch) as spool:
                 for row in self._seekable(spool, kind.format, form, budget, size):
                     yield name, row
                 return
@@ -248,7 +260,7 @@ class _Reader:
 
     def _member(self, member: archives.Member, *, checked: bool, budget: Budget) -> Iterator[Row | Refusal]:
         if any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/")):
-            raise RefusedError(_DOTTED)
+            raise RefusedError(DOTTED)
         if member.stream is None:
             raise RefusedError(member.reason)
         kind = wrapping(member.name, self.named_format)
@@ -257,10 +269,16 @@ class _Reader:
         if kind.archive:
             raise RefusedError(_NESTED)
         form = FORMATS[kind.format]
-        if checked and not kind.compression and form.by_record and not form.seeks and self.options.encoding == "utf-8":
-            yield from form.read(member.stream, self.options, budget)
-            return
-        with spooled(self._unpacked(member.stream, kind, budget)) as spool:
+        if not kind.compression and not form.seeks:
+            if not checked:  # a member of a zip can be read again
+                drain(member.stream)
+                member.stream.seek(0)
+                yield from self._seekable(member.stream, kind.format, form, budget, 0)
+                return
+            if form.by_record and self.options.encoding == "utf-8":
+                yield from form.read(member.stream, self.options, budget)
+                return
+        with spooled(self._unpacked(member.stream, kind, budget), self.scratch) as spool:
             size = spool.seek(0, os.SEEK_END)
             spool.seek(0)
             yield from self._seekable(spool, kind.format, form, budget, size)

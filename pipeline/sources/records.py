@@ -46,9 +46,15 @@ _KNOWN_AS: dict[str, dict[str, tuple[str, ...]]] = {
     "preferences": {"prompt": ("prompt",), "chosen": ("chosen",), "rejected": ("rejected",)},
 }
 _OPTIONAL = ("input", "passage")
-_ROLES = {
-    "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "tool": "tool",
-}  # fmt: skip
+# As they are called by OpenAI, ShareGPT and its kin, and the makers of models.
+_CALLED = {
+    "system": ("system", "developer"),
+    "user": ("user", "human"),
+    "assistant": ("assistant", "gpt", "chatgpt", "model"),
+    "tool": ("tool", "function", "observation"),
+}
+_ROLES = {name: role for role, names in _CALLED.items() for name in names}
+_CALLS = ("tool_calls", "function_call")
 
 
 def columns_of(entry: Entry) -> frozenset[str]:
@@ -105,8 +111,14 @@ def _document(source: str, name: str, entry: Entry, values: Mapping[str, object]
 
 
 def _message(source: str, _name: str, entry: Entry, values: Mapping[str, object]) -> Record:
-    text, label = _text(values, "text", entry), _text(values, "label", entry)
-    return Message.of(dataset=source, split=_split(values, entry), label=label, text=text)
+    label = _value(values, "label", entry)
+    if isinstance(label, int):  # true and false are too
+        label = json.dumps(label)
+    elif not isinstance(label, str):
+        raise RefusedError(
+            f'"{entry.fields.get("label", "label")}" is {json_name(label)}, not a string or a whole number'
+        )
+    return Message.of(dataset=source, split=_split(values, entry), label=label, text=_text(values, "text", entry))
 
 
 def _instruction(source: str, _name: str, entry: Entry, values: Mapping[str, object]) -> Record:
@@ -125,13 +137,24 @@ def _conversation(source: str, _name: str, entry: Entry, values: Mapping[str, ob
         if not isinstance(turn, Mapping):
             raise RefusedError("a turn is not an object")
         role = turn.get("role", turn.get("from"))
-        content = turn.get("content", turn.get("value"))
+        content = _said(turn.get("content", turn.get("value")))
+        if call := next((key for key in _CALLS if turn.get(key)), ""):
+            raise RefusedError(f'a turn calls a tool by "{call}", which is not learned from; write the call as content')
         if not isinstance(role, str) or role not in _ROLES:
             raise RefusedError(f'a turn\'s "role" is not one of {", ".join(_ROLES)}')
         if not isinstance(content, str):
             raise RefusedError(f'a turn\'s "content" is {json_name(content)}, not a string')
         written.append({"role": _ROLES[role], "content": content})
     return Conversation.of(dataset=source, split=_split(values, entry), messages=written_turns(written))
+
+
+def _said(content: object) -> object:
+    """What a turn says, also where it comes in parts that are all text."""
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+        texts = [part.get("text") for part in content]
+        if all(isinstance(text, str) for text in texts):
+            return "\n".join(texts)
+    return content
 
 
 def _parsed_turns(text: str) -> object:

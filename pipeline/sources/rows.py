@@ -5,10 +5,12 @@ Goes in: nothing; these are the words that readers and their callers share. A re
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO
 
 RECORD_LIMIT_BYTES = 16 << 20
@@ -19,6 +21,15 @@ IN_MEMORY_BYTES = 16 << 20
 EXPANSION_RATIO = 250
 EXPANSION_FREE_BYTES = 64 << 20
 EXPANSION_LIMIT_BYTES = 256 << 30
+
+
+OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ENOSPC)
+
+
+def not_of_the_machine(error: Exception) -> None:
+    """Raise the error again if it is no fault of the file's: the run stops, or the corpus would depend on the hour."""
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        raise error
 
 
 class RefusedError(Exception):
@@ -80,6 +91,8 @@ class Options:
     """The only columns that matter, for formats that store each apart; None for all of them."""
     numbered: bool = False
     """A table has no header: its columns are called 0, 1, 2…"""
+    delimiter: str = ","
+    """What stands between the columns of a .csv."""
 
 
 Reader = Callable[[BinaryIO, Options, Budget], Iterator[Row | Refusal]]
@@ -108,10 +121,12 @@ def whole(stream: BinaryIO, limit_bytes: int = RECORD_LIMIT_BYTES) -> bytes:
     return content
 
 
-def spooled(stream: BinaryIO) -> BinaryIO:
-    """A seekable copy of a stream: in memory while it is small, else in a file that has no name and is never found."""
-    # The file is made without a name derived from the input, so no member of an archive can lead it anywhere.
-    spool = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 (the caller holds it)
+def spooled(stream: BinaryIO, folder: Path) -> BinaryIO:
+    """A seekable copy of a stream: in memory while it is small, else in a file of `folder` that has no name."""
+    # No name is derived from the input, so no member of an archive can lead the file anywhere. The system's own folder
+    # for such files is often memory, or small.
+    folder.mkdir(parents=True, exist_ok=True)
+    spool = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES, dir=str(folder))  # noqa: SIM115 (the caller holds it)
     while block := stream.read(BLOCK_BYTES):
         spool.write(block)
     spool.seek(os.SEEK_SET)

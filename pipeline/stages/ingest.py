@@ -138,7 +138,8 @@ def run(
 
 def _documents(params: Params, texts: Path, corpus: Corpus) -> Iterator[Record | Rejection]:
     entries = dict(params.entries("documents"))
-    of_others = [Path(params.catalogue[name].path) for name in params.sources if name in params.catalogue]
+    named = [params.catalogue[name].local_path for name in params.sources if name in params.catalogue]
+    of_others = [Path(path) for path in named if path]
     own = Entry(path=str(texts), kind="documents", licence=params.texts_licence, origin="ingest.texts")
     for source in params.sources:
         if source in DOCUMENTATION:

@@ -58,6 +58,8 @@ def test_sources_are_known_by_name() -> None:
         params(["mien"], mine=GOOD)
     with pytest.raises(ConfigurationError, match=r"catalogue\.texts has the name of a source that is built in"):
         params(["texts"], texts=GOOD)
+    with pytest.raises(ConfigurationError, match=r"catalogue\.spam has the name of a data set in data/samples"):
+        params(["spam"], spam=GOOD)
 
 
 def test_a_pinned_file_may_lie_anywhere(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -102,6 +103,16 @@ def stall(handler: BaseHTTPRequestHandler) -> None:
     time.sleep(1)
 
 
+def trickle(handler: BaseHTTPRequestHandler) -> None:
+    """Never silent, and never done."""
+    send(handler, 200, b"", Content_Length=str(len(CONTENT)))
+    with contextlib.suppress(OSError):
+        for byte in CONTENT:
+            handler.wfile.write(bytes([byte]))
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+
 def fetch(server: Faulty, folder: Path, url: str = "", patience: Patience = QUICK) -> list[float]:
     """The pauses that were made until the file was there, which is checked."""
     pauses: list[float] = []
@@ -122,12 +133,13 @@ def test_what_is_there_is_not_asked_for_again(server: Faulty, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "fault", [lambda handler: send(handler, 503), lambda handler: send(handler, 429), reset, stall, half('W/"v1"')]
+    "fault",
+    [lambda handler: send(handler, 503), lambda handler: send(handler, 429), reset, stall, trickle, half('W/"v1"')],
 )
 def test_what_may_pass_is_tried_again(
     server: Faulty, tmp_path: Path, fault: Callable[[BaseHTTPRequestHandler], None]
 ) -> None:
-    """After a 5xx, a reset, a stall or a short body comes a pause, twice as long the second time, then the file."""
+    """After a 5xx, a reset, a stall, a trickle, a short body comes a pause, then one twice as long, then the file."""
     server.answers = [fault, fault, good]
     assert fetch(server, tmp_path) == [1.0, 2.0]
 
@@ -216,6 +228,19 @@ def test_the_size_is_capped(server: Faulty, tmp_path: Path) -> None:
         server.answers = [answer]
         with pytest.raises(ConfigurationError, match="larger than 1,000 bytes"):
             fetch(server, tmp_path, patience=small)
+
+
+def test_an_address_that_tells_no_format_needs_one_said(server: Faulty, tmp_path: Path) -> None:
+    """Before its digest is blamed; %2E is a dot."""
+    server.answers = [good]
+    for path in ("/download?file=a.jsonl", "/a%2Ejsonl"):
+        url = server.url.replace("/a.jsonl", path)
+        entry = Entry(path=url, kind="documents", licence="x", origin="y", sha256=DIGEST)
+        if "?" in path:
+            with pytest.raises(ConfigurationError, match="the address does not tell the format; say it by `format`"):
+                Corpus(Isolation(), scratch=tmp_path).read("web", entry, key="k").__next__()
+            entry = replace(entry, format="jsonl")
+        assert len(list(Corpus(Isolation(), scratch=tmp_path).read("web", entry, key="k"))) == 4000
 
 
 def test_a_url_is_a_source(server: Faulty, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.documents import Conversation, Document
+from pipeline.documents import Conversation, Document, Message
 from pipeline.errors import ConfigurationError, DataError, DependencyError
 from pipeline.sources.catalogue import Entry
 from pipeline.sources.corpus import Corpus
@@ -57,6 +57,35 @@ def test_splits_are_those_of_the_readme(layout: Path) -> None:
     assert talk == Conversation.of(dataset="hub", split="test", messages='[{"role":"user","content":"Hi"}]')
     with pytest.raises(DataError, match="its split 'validation' cannot be read"):
         list(corpus.read("hub", entry(layout, split="validation"), key="k"))
+
+
+@pytest.mark.slow
+def test_a_clone_of_the_hubs_is_read(tmp_path: Path) -> None:
+    """With what git and the hub's tools leave there, classes by number, two configurations and splits of its own."""
+    pytest.importorskip("datasets", reason="the extra hub is not installed")
+    (tmp_path / ".gitattributes").write_text("*.parquet filter=lfs")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "lock").touch()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train_sft.jsonl").write_text(json.dumps({"text": f"from {name}", "label": 1}) + "\n")
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n"
+        + "".join(
+            f"- config_name: {name}\n  data_files:\n  - split: train_sft\n    path: {name}/train_sft.jsonl\n"
+            for name in ("one", "two")
+        )
+        + "dataset_info:\n"
+        + "".join(
+            f"- config_name: {name}\n  features:\n  - name: text\n    dtype: string\n  - name: label\n    dtype:\n"
+            "      class_label:\n        names:\n          '0': ham\n          '1': spam\n"
+            for name in ("one", "two")
+        )
+        + "---\n"
+    )
+    described = entry(tmp_path, kind="messages", fields={}, configuration="two", hub_split="train_sft")
+    [message] = Corpus(Isolation()).read("hub", described, key="k")
+    assert message == Message.of(dataset="hub", split="train", label="spam", text="from two")
 
 
 def test_a_data_set_of_the_hub_is_named_with_its_commit() -> None:

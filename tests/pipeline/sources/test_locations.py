@@ -90,8 +90,9 @@ def test_links_are_refused_wherever_they_lead(tmp_path: Path) -> None:
     out = "refused: is a link that leads out of the folder; copy the file in"
     within = "refused: is a link to something in the folder, which is read at its own place"
     nowhere = "refused: is a link to nothing"
+    circle = "refused: is a link that leads round to itself"
     assert read(folder) == {
-        "circle.txt": nowhere, "file.txt": out, "folder": out, "inside.txt": within, "nowhere.txt": nowhere,
+        "circle.txt": circle, "file.txt": out, "folder": out, "inside.txt": within, "nowhere.txt": nowhere,
         "real.txt": "here", "self": within,
     }  # fmt: skip
 

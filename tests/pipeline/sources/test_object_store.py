@@ -22,6 +22,8 @@ FILES = {
     "corpus/a.txt": b"one",
     "corpus/deep/b.jsonl.gz": gzip.compress(b'{"text": "two"}\nbroken\n', mtime=0),
     "corpus/c.png": b"picture",
+    "corpus/.git/x.txt": b"hidden",
+    "corpus/folder/": b"",
     "elsewhere/d.txt": b"not asked for",
 }
 
@@ -64,8 +66,8 @@ def test_a_prefix_reads_like_a_folder(store: str, tmp_path: Path) -> None:
     """Objects come by name, compressed ones too, the unreadable with a reason; nothing is left in scratch."""
     said, corpus = read("s3://bucket/corpus", tmp_path)
     assert said == [
-        "a.txt: one", "c.png: files named .png are not read", "deep/b.jsonl.gz:1: two",
-        "deep/b.jsonl.gz:2: is not JSON: character 0 of the line",
+        ".git/x.txt: its name begins with a dot", "a.txt: one", "c.png: files named .png are not read",
+        "deep/b.jsonl.gz:1: two", "deep/b.jsonl.gz:2: is not JSON: character 0 of the line",
     ]  # fmt: skip
     assert list(tmp_path.iterdir()) == []
     assert (corpus.facts["s3"]["files"], corpus.facts["s3"]["records"]) == (2, 2)
@@ -99,6 +101,27 @@ def test_a_store_that_is_down_is_a_dependency(store: str, tmp_path: Path, monkey
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+def test_a_store_that_knows_nobody_says_so(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without credentials the error is about those, not about the store."""
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(DependencyError, match="refuses access; check the credentials"):
+        read("s3://bucket/corpus", tmp_path / "scratch")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_not_the_stores_fault(store: str) -> None:
+    """What fails here while a copy is written is told as what it is."""
+    system, _ = object_store._connected("s3://bucket/corpus", "k")
+    with pytest.raises(OSError, match="No space left"):
+        object_store._copy(system, "bucket/corpus/a.txt", Path("/dev/full"), "s3://bucket", "k")
+
+
 def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the store's package the error names the extra to install."""
     monkeypatch.setitem(sys.modules, "gcsfs", None)
@@ -108,7 +131,9 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
 
 def test_this_machine_is_no_store(tmp_path: Path) -> None:
     """file:// would go round the rules for local paths; an unknown scheme is refused too."""
-    for address, said in (("file:///etc/passwd", "is this machine"), ("nonsense://x", "is no address")):
+    for address, said in (
+        ("file:///etc/passwd", "is this machine"), ("nonsense://x", "is no address"), ("s3://", "is no address")
+    ):  # fmt: skip
         with pytest.raises(ConfigurationError, match=said):
             list(object_store.objects_of(address, key="k", scratch=tmp_path))
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import json
@@ -383,3 +384,55 @@ def test_a_line_of_512_mib_costs_little_memory(tmp_path: Path) -> None:
         "a.jsonl:1 one", "a.jsonl:2 too long: 536,870,924 bytes, of at most 16,777,216 in a line", "a.jsonl:3 two",
     ]  # fmt: skip
     assert int(peak_mib) < 300
+
+
+def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path, isolation: Isolation) -> None:
+    """With semicolons between, and empty columns without a name."""
+    (tmp_path / "a.csv").write_text("text;;\none, two;;\n")
+    assert read(tmp_path, isolation, delimiter=";") == {"a.csv:2": "one, two"}
+    (tmp_path / "a.csv").write_bytes(b"text,n\rone,1\r")
+    assert read(tmp_path, isolation) == {
+        "a.csv": "refused: has lines that end in a carriage return alone; write them with line feeds"
+    }
+
+
+def test_a_file_without_a_record_says_so(tmp_path: Path, isolation: Isolation) -> None:
+    """A table of a header alone, an empty list, an archive of nothing: none disappears without a word."""
+    files = {"a.csv": b"text\n", "b.json": b"[]", "c.jsonl": b"", "d.zip": zipped({}), "e.txt.gz.gz": b""}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    said = dict.fromkeys(files, "refused: holds no record") | {
+        "e.txt.gz.gz": "refused: files named .gz.gz are not read"
+    }
+    assert read(tmp_path, isolation) == said
+
+
+def test_a_large_member_of_a_zip_needs_no_disk(
+    tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read from beginning to end is read twice, and not unpacked; a damaged end costs all of that member."""
+
+    def nothing(*_: object) -> None:
+        raise AssertionError("unpacked")
+
+    monkeypatch.setattr(reading, "spooled", nothing)
+    lines = b"".join(b'{"text": "%d"}\n' % number for number in range(1000))
+    place = tmp_path / "a.zip"
+    place.write_bytes(zipped({"a.jsonl": lines, "b.csv": b"text\none\n", "c.txt": b"whole"}))
+    found = read(place, isolation)
+    assert (len(found), found["a.zip/a.jsonl:1000"], found["a.zip/b.csv:2"]) == (1002, "999", "one")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_what_fails_in_the_machine_is_not_called_damaged(
+    tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Or the same files would be another corpus on another day."""
+
+    def fails(*_: object, **__: object) -> bytes:
+        raise OSError(number, "fails")
+
+    (tmp_path / "a.zip").write_bytes(zipped({"a.txt": b"one"}))
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", fails)
+    with pytest.raises(OSError, match="fails"):
+        read(tmp_path, isolation)

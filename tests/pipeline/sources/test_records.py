@@ -42,6 +42,18 @@ GOOD: list[tuple[str, dict[str, object], dict[str, object], Record]] = [
         Conversation.of(dataset="s", split="train", messages=TURNS),
     ),
     (
+        "conversations",  # in parts, of a developer
+        {
+            "messages": [
+                {"role": "developer", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "kind"}]}
+            ]
+        },
+        {},
+        Conversation.of(dataset="s", split="train", messages='[{"role":"system","content":"Be\\nkind"}]'),
+    ),
+    ("messages", {"text": "a", "label": 1}, {}, Message.of(dataset="s", split="train", label="1", text="a")),
+    ("messages", {"text": "a", "label": True}, {}, Message.of(dataset="s", split="train", label="true", text="a")),
+    (
         "translations",  # the hub's form
         {"translation": {"en": "cat", "de": "Katze"}},
         {**LANGUAGES, "fields": {"source": "translation.en", "target": "translation.de"}},
@@ -69,6 +81,13 @@ BAD: list[tuple[str, dict[str, object], dict[str, object], str]] = [
     ("conversations", {"messages": [{"role": "x", "content": ""}]}, {}, 'a turn\'s "role" is not one of'),
     ("conversations", {"messages": [{"role": "user"}]}, {}, 'a turn\'s "content" is null, not a string'),
     ("conversations", {"messages": ["Hi"]}, {}, "a turn is not an object"),
+    (
+        "conversations",
+        {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]},
+        {},
+        'a turn calls a tool by "tool_calls", which is not learned from',
+    ),
+    ("messages", {"text": "a", "label": 1.5}, {}, '"label" is a number, not a string or a whole number'),
     ("translations", {"source": "cat"}, LANGUAGES, 'has no "target"'),
     ("questions", {"question": "Who?", "answers": {"text": []}}, {}, 'has no "answer"'),
     ("preferences", {"prompt": "p", "chosen": ["c"], "rejected": "r"}, {}, '"chosen" is a list, not a string'),

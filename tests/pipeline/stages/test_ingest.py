@@ -188,6 +188,23 @@ def test_every_kind_comes_in_by_the_same_door_and_passes_the_next(fresh: Any) ->
             assert len(list(read_records(fresh.path(f"examples/clean/{kind}.parquet"), record))) == counts[kind]
 
 
+@pytest.mark.slow
+def test_a_folder_in_the_hubs_layout_is_not_read_twice(fresh: Any) -> None:
+    """What lies in `ingest.texts` and is a source of the catalogue is no document of the texts as well."""
+    pytest.importorskip("datasets", reason="the extra hub is not installed")
+    folder = fresh.root / "texts" / "layout"
+    folder.mkdir()
+    (folder / "README.md").write_text("# Not a document\n")
+    (folder / "train.jsonl").write_text('{"text": "of the layout"}\n')
+    catalogue = {"mine": entry(f"huggingface:{folder}", "documents")}
+    fresh.run("ingest", sources=["texts", "mine"], texts=str(fresh.root / "texts"), catalogue=catalogue)
+    found = read_records(fresh.path("documents/ingested/documents.parquet"), Document)
+    assert [(each.source, each.text) for each in found if "ayout" in each.name or "ayout" in each.text] == [
+        ("mine", "of the layout")
+    ]
+    assert fresh.manifest("documents/ingested").facts["sources"]["texts"]["files"] == 40
+
+
 def test_sources_come_in_the_order_of_params_with_licence_and_origin(fresh: Any) -> None:
     """Each document says its source, its licence and its origin; the manifest says what was read of each source."""
     own = fresh.root / "texts" / "own.csv"
