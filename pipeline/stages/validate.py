@@ -49,6 +49,8 @@ class Params:
     """The share of letters among the characters that at least 95 % of documents must have."""
     minimum_examples_per_class: int
     """Fewer training messages of one class than this stop the pipeline."""
+    maximum_example_characters: int
+    """A longer text in an example, conversations excepted, is probably a mistake, and stops the pipeline."""
 
 
 def run(
@@ -119,6 +121,7 @@ def _documents_suite(params: Params, measures: Measures) -> Suite:
 
 
 def _messages_suite(table: Path, params: Params) -> Suite:
+    longest = params.maximum_example_characters
     return Suite(
         "messages",
         ("split", "given", "label", "n_characters"),
@@ -127,11 +130,11 @@ def _messages_suite(table: Path, params: Params) -> Suite:
             _rows_at_least(1, "there are no messages"),
             _splits_present(),
             Expectation(
-                "ExpectColumnDistinctValuesToContainSet",
-                {"column": "label", "value_set": ["ham", "spam"]},
-                "a class has no message",
+                "ExpectColumnUniqueValueCountToBeBetween",
+                {"column": "label", "min_value": 2},
+                "all messages are of one class, so there is nothing to tell apart",
             ),
-            _between("n_characters", 1, 2000, "a message is empty or far longer than a message"),
+            _between("n_characters", 1, longest, f"a message is empty or {_TOO_LONG}"),
             _in_one_split("a message"),
             _between(
                 "n_training_messages_of_class",
@@ -147,6 +150,7 @@ def _messages_suite(table: Path, params: Params) -> Suite:
 
 
 def _instructions_suite(table: Path, params: Params) -> Suite:
+    longest = params.maximum_example_characters
     return Suite(
         "instructions",
         ("split", "given", "n_instruction_characters", "n_response_characters"),
@@ -157,8 +161,8 @@ def _instructions_suite(table: Path, params: Params) -> Suite:
         [
             _rows_at_least(1, "there are no instructions"),
             _splits_present(),
-            _between("n_instruction_characters", 1, 4000, "an instruction is empty or far too long"),
-            _between("n_response_characters", 1, 4000, "a response is empty or far too long"),
+            _between("n_instruction_characters", 1, longest, f"an instruction is empty or {_TOO_LONG}"),
+            _between("n_response_characters", 1, longest, f"a response is empty or {_TOO_LONG}"),
             _in_one_split("an instruction"),
         ],
         _WITH_SPLITS,
@@ -176,28 +180,31 @@ def _conversations_suite(table: Path, params: Params) -> Suite:
 
 
 def _translations_suite(table: Path, params: Params) -> Suite:
-    return _pairs_suite("translations", ((r.split, r.source, r.target) for r in read_records(table, Translation)))
+    pairs = ((r.split, r.source, r.target) for r in read_records(table, Translation))
+    return _pairs_suite("translations", pairs, params)
 
 
 def _questions_suite(table: Path, params: Params) -> Suite:
     asked = ((r.split, f"{r.question}\0{r.passage}", r.answer) for r in read_records(table, Question))
-    return _pairs_suite("questions", asked)
+    return _pairs_suite("questions", asked, params)
 
 
 def _preferences_suite(table: Path, params: Params) -> Suite:
-    return _pairs_suite("preferences", ((r.split, r.prompt, r.chosen) for r in read_records(table, Preference)))
+    pairs = ((r.split, r.prompt, r.chosen) for r in read_records(table, Preference))
+    return _pairs_suite("preferences", pairs, params)
 
 
-def _pairs_suite(name: str, pairs: Iterable[tuple[str, str, str]]) -> Suite:
+def _pairs_suite(name: str, pairs: Iterable[tuple[str, str, str]], params: Params) -> Suite:
     """Of (split, what is given, what is to come out)."""
+    longest = params.maximum_example_characters
     return Suite(
         name,
         ("split", "given", "n_characters_given", "n_characters_wanted"),
         ((split, _digest(given), len(given), len(wanted)) for split, given, wanted in pairs),
         [
             _rows_at_least(1, f"there are no {name}"),
-            _between("n_characters_given", 1, 20_000, f"of {name}, what is given is empty or far too long"),
-            _between("n_characters_wanted", 1, 4000, f"of {name}, what is to come out is empty or far too long"),
+            _between("n_characters_given", 1, longest, f"of {name}, what is given is empty or {_TOO_LONG}"),
+            _between("n_characters_wanted", 1, longest, f"of {name}, what is to come out is empty or {_TOO_LONG}"),
             _in_one_split(f"one of the {name}"),
         ],
         _WITH_SPLITS,
@@ -213,6 +220,7 @@ _SUITES: dict[str, Callable[[Path, Params], Suite]] = {
     "questions": _questions_suite,
     "preferences": _preferences_suite,
 }
+_TOO_LONG = "longer than validate.maximum_example_characters"
 # In how many splits what is given stands, beside each row.
 _WITH_SPLITS = (
     "SELECT * FROM rows JOIN (SELECT given, COUNT(DISTINCT split) AS n_splits FROM rows GROUP BY given) USING (given)"

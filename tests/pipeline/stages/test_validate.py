@@ -158,6 +158,23 @@ def test_every_kind_of_bad_document_is_found(made: Any) -> None:
     assert "validate: documents: two documents have the same id (2 rows); 5 of " in said
 
 
+def test_messages_may_be_of_any_two_classes(made: Any) -> None:
+    """Whatever they are called, and as long as params let them be."""
+    _, messages, instructions = records(made)
+    other = [replace(m, label="good" if m.label == "ham" else "bad", text=f"{m.text} {'x' * 5000}") for m in messages]
+    rewrite(made, "examples/clean", messages=other, instructions=instructions)
+    made.run("validate")
+    said = refusal(made, maximum_example_characters=5000)
+    assert "a message is empty or longer than validate.maximum_example_characters (36 rows); 1 of " in said
+
+
+def test_messages_of_one_class_are_refused(made: Any) -> None:
+    """There is nothing to tell apart."""
+    _, messages, instructions = records(made)
+    rewrite(made, "examples/clean", messages=[replace(m, label="x") for m in messages], instructions=instructions)
+    assert "all messages are of one class" in refusal(made)
+
+
 def test_messages_of_one_small_class_and_split_are_refused(made: Any) -> None:
     """A class that is missing or small, or a split of another name, would make a classifier of no worth."""
     _, messages, instructions = records(made)
