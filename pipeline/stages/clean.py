@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,8 @@ class Params:
                 raise ValueError(f"{name} must lie between 0 and 1")
         if unknown := [rule for rule in self.quality if rule not in NAMES]:
             raise ValueError(f"quality has no rule {unknown[0]!r}")
+        if wrong := [language for language in self.languages if not re.fullmatch("[a-z]{2,3}", language)]:
+            raise ValueError(f"languages has {wrong[0]!r}; name each by its code in ISO 639, such as en")
 
 
 def run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -15,7 +16,11 @@ from pipeline.cleaning.groups import read_groups
 from pipeline.document_tokens import split_of_digest
 from pipeline.documents import KINDS, Document, Instruction, Message, learned_texts, part_files, read_records
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
+from pipeline.params import build, load
 from pipeline.quarantine import read_changes
+from pipeline.stages.clean import Params
+
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def texts(project: Any) -> list[str]:
@@ -396,3 +401,10 @@ def test_a_ray_cluster_changes_nothing(many_small_parts: Any, on_a_ray_cluster: 
     alone = cleaned_strictly(many_small_parts)
     many_small_parts.compute = on_a_ray_cluster(many_small_parts.compute)
     assert cleaned_strictly(many_small_parts) == alone
+
+
+def test_a_language_is_named_by_its_code() -> None:
+    """A name in its place would drop every document, after a library was asked for."""
+    values = load(REPOSITORY / "params.yaml").values("clean", None)
+    with pytest.raises(ConfigurationError, match="languages has 'english'; name each by its code"):
+        build(Params, {**values, "languages": ["en", "english"]}, "clean")
