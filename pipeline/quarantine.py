@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.cleaning.rejections import Change, Rejection
 from pipeline.cleaning.tally import rule_of
 from pipeline.columns import table_of
-from pipeline.documents import part_files, part_name
+from pipeline.documents import KINDS, Record, part_files, part_name
 from pipeline.errors import ConfigurationError, DataError, machine_errors
 from pipeline.manifest import commit, read
 
@@ -155,6 +155,15 @@ def read_rejections(folder: Path) -> Iterator[Rejection]:
             for batch in file.iter_batches(256, use_threads=False):
                 for row in batch.to_pylist():
                     yield Rejection(**row)
+
+
+def dropped_record(kind: str, raw: bytes) -> Record | None:
+    """The record of this kind that clean turned away with these bytes, a long one without its end; None if there are
+    none, as of an erased one."""
+    record = KINDS[kind]
+    names = fields(record)
+    values = raw.decode(errors="ignore").split("\0", len(names) - 1)
+    return record(*values) if len(values) == len(names) else None
 
 
 def listing(root: Path, stage: str, beginning: str, show: int, *, as_json: bool) -> Iterator[str]:

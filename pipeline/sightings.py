@@ -15,14 +15,19 @@ import pyarrow.parquet as pq
 
 from pipeline import manifest
 from pipeline.cached_artefacts import CACHE, cached_artefact
+from pipeline.documents import KINDS
 from pipeline.lineage import DATA, ancestors
 from pipeline.trace import Trace
 from pipeline.tracking.lineage_tags import RegisteredVersion
 
 TRAINED, MEASURED, UNKNOWN = "trained on it", "measured on it, not trained", "cannot be known here"
 # Which artefact lists the records of a kind, and which task learns from them; documents reach every model.
-_LISTED_IN = {"documents": "tokens", "messages": "examples/clean", "instructions": "examples/clean"}
-_TASK = {"messages": "classification", "instructions": "instructions"}
+_LISTED_IN = {kind: "tokens" if kind == "documents" else "examples/clean" for kind in KINDS}
+_TASK = {
+    "messages": "classification",
+    "preferences": "preferences",
+    **dict.fromkeys(("instructions", "conversations", "translations", "questions"), "instructions"),
+}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Every file is read a row group at a time, so a corpus of any size needs the same
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,18 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import manifest
-from pipeline.documents import part_files
-from pipeline.erasures import text_digest
+from pipeline.documents import KINDS, LEARNED, part_files
+from pipeline.erasures import learned_text, text_digest
 from pipeline.errors import DataError
 from pipeline.lineage import DATA
-from pipeline.quarantine import REJECTIONS
+from pipeline.quarantine import REJECTIONS, dropped_record
 
 # Kind of record → folder of its files in data/STAGE form, and the columns a model learns from.
-FILES = {
-    "documents": ("documents", ("text",)),
-    "messages": ("examples", ("text",)),
-    "instructions": ("examples", ("instruction", "input", "response")),
-}
+FILES = {kind: ("documents" if kind == "documents" else "examples", LEARNED[record]) for kind, record in KINDS.items()}
 REFUSED = "refused bytes"
 _MINIMUM_PREFIX = 6
 
@@ -152,9 +149,12 @@ def _texts(table: pa.Table, columns: tuple[str, ...]) -> list[str]:
 
 def _any_contains(table: pa.Table, columns: tuple[str, ...], text: str, digest: str) -> Any:
     mask = pa.array([text_digest(found) == digest for found in _texts(table, columns)], pa.bool_())
+    # The turns of a conversation are JSON, and so are many refused lines: there a line end is written \n.
+    written = {text, *(json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))}
     for name in columns:
-        pattern: str | bytes = text.encode() if pa.types.is_large_binary(table[name].type) else text
-        mask = pc.or_(mask, pc.match_substring(table[name], pattern).combine_chunks())
+        for form in written:
+            pattern: str | bytes = form.encode() if pa.types.is_large_binary(table[name].type) else form
+            mask = pc.or_(mask, pc.match_substring(table[name], pattern).combine_chunks())
     return mask
 
 
@@ -167,7 +167,7 @@ def _record(kind: str, row: dict[str, Any], match: str) -> Trace:
     return Trace(
         id=row["id"],
         kind=kind,
-        source=row.get("source", "data/samples"),
+        source=row["source" if kind == "documents" else "dataset"],  # the source of a translation is a sentence
         name=row.get("name", ""),
         licence=row.get("licence"),
         match=match,
@@ -187,6 +187,8 @@ def _quarantined(
         for row in _rows(path, wanted, looked_at):
             # clean names a record by its id; ingest names what it could not read by its file.
             ours = row["source"] in FILES and len(row["name"]) == 64
+            record = dropped_record(row["source"], row["raw"]) if ours else None
+            text = learned_text(record) if record else row["raw"].decode(errors="ignore")
             yield Trace(
                 id=row["name"] if ours else row["sha256"],
                 kind=row["source"] if ours else REFUSED,
@@ -198,7 +200,7 @@ def _quarantined(
                 quarantine=stage,
                 split=None,
                 tokens=None,
-                text_digest=text_digest(row["raw"].decode(errors="ignore")),
+                text_digest=text_digest(text),
             )
 
 

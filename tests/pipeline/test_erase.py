@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import encodings, erase, erasures
+from pipeline import encodings, erase, erasures, trace
+from pipeline.cleaning.rejections import Rejection
+from pipeline.documents import KINDS, write_records
 from pipeline.errors import DataError
 from pipeline.shards import map_shard
 from pipeline.tracking.lineage_tags import RegisteredVersion
@@ -128,6 +131,26 @@ def test_purge_waits_until_the_data_is_clean(planted: Any) -> None:
         assert (removed, planted.path("scratch").exists()) == ([], True)
         erase.purge(lambda: removed.append("cache"))
     assert (removed, planted.path("scratch").exists()) == (["cache"], False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_of_any_kind_is_erased(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its id: the record never passes again, nor does a copy of it from another split or source."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / trace.FILES[kind][0] / "ingested"
+    folder.mkdir(parents=True)
+    erasures.FILE.write_text("")
+    names = [field.name for field in dataclasses.fields(KINDS[kind]) if field.name != "id"]
+    beside = "source" if kind == "documents" else "split"
+    values = {name: f"{CANARY} {name}" for name in names}
+    make: Any = KINDS[kind]
+    record, copy = make.of(**values), make.of(**{**values, beside: "another"})
+    write_records([record, copy], KINDS[kind], folder / f"{kind}.parquet")
+    found = erase.find([record.id[:10]], None, [])
+    assert [[t.id for t in found.records], [t.id for t in found.copies]] == [[record.id], [copy.id]]
+    erase.record(found)
+    third = make.of(**{**values, beside: "a third"})
+    assert [type(r) for r in erasures.honoured([record, copy, third], erasures.load())] == [Rejection] * 3
 
 
 def test_what_stands_nowhere_cannot_be_erased(made: Any) -> None:

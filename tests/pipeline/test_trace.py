@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import encodings, trace
-from pipeline.documents import Document, Message, read_records
+from pipeline import encodings, manifest, trace
+from pipeline.cleaning.rejections import Rejection
+from pipeline.documents import KINDS, LEARNED, Document, Message, Record, read_records, write_records
+from pipeline.erasures import learned_text, text_digest
 from pipeline.errors import DataError
+from pipeline.quarantine import write_rejections
 from pipeline.shards import map_shard
 from pipeline.sightings import MEASURED, TRAINED, UNKNOWN, sightings
 from pipeline.tracking.lineage_tags import RegisteredVersion
@@ -119,3 +125,69 @@ def test_what_cannot_be_known_is_not_guessed(made: Any) -> None:
         assert [(s.version, s.how) for s in sightings(found, versions) if s.version] == [(1, UNKNOWN), (2, TRAINED)]
         # One that only an earlier corpus held, and this one's tokens do not.
         assert sightings(trace.absent("e" * 64), versions[1:]) == []
+
+
+def record_of(kind: str) -> Record:
+    """A record of this kind, with two lines in each of its texts."""
+    values = {field.name: f"the {kind}" for field in fields(KINDS[kind]) if field.name != "id"}
+    values |= {name: f'A "{name}"\nof the {kind}' for name in LEARNED[KINDS[kind]]}
+    if kind == "conversations":
+        turns = [{"role": "user", "content": values["messages"]}]
+        values["messages"] = json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
+    if "split" in values:
+        values["split"] = "train"
+    return KINDS[kind].of(**values)
+
+
+def write_example(data: Path, kind: str) -> Record:
+    """An example that was cleaned, and a model of each task that learned from the examples."""
+    record = record_of(kind)
+    with manifest.commit(data / "examples/ingested", "examples") as draft:
+        write_records([record], KINDS[kind], draft.path / f"{kind}.parquet")
+    with manifest.commit(data / "examples/clean", "examples", inputs={"ingested": data / "examples/ingested"}) as draft:
+        write_records([record], KINDS[kind], draft.path / f"{kind}.parquet")
+    for task in ("classification", "instructions", "preferences", "language-model"):
+        with manifest.commit(
+            data / "checkpoints" / task, "checkpoint", inputs={"examples": data / "examples/clean"}
+        ) as draft:
+            draft.facts["task"] = task
+    return record
+
+
+LEARNED_BY = {
+    "messages": "classification",
+    "instructions": "instructions",
+    "conversations": "instructions",
+    "translations": "instructions",
+    "questions": "instructions",
+    "preferences": "preferences",
+}
+
+
+def test_every_kind_of_record_can_be_followed() -> None:
+    """What is known of kinds is known of all of them."""
+    assert list(trace.FILES) == list(KINDS) == ["documents", *LEARNED_BY]
+
+
+@pytest.mark.parametrize("kind", LEARNED_BY)
+def test_an_example_of_any_kind_is_found_and_so_is_its_model(kind: str, tmp_path: Path) -> None:
+    """By its id and by a phrase over two lines; only a model of the task that learns from this kind met it."""
+    record = write_example(tmp_path, kind)
+    found = trace.by_id(record.id, tmp_path)
+    assert found and (found.kind, found.source, found.verdict, found.split) == (kind, f"the {kind}", "kept", "train")
+    assert found.text_digest == text_digest(learned_text(record))
+    [by_phrase] = trace.by_text(f'"\nof the {kind}', tmp_path)
+    assert by_phrase == replace(found, match="contains")
+    assert [(s.model, s.how) for s in sightings(found, [], tmp_path)] == [(f"checkpoints/{LEARNED_BY[kind]}", TRAINED)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dropped_record_of_any_kind_is_no_refused_bytes(kind: str, tmp_path: Path) -> None:
+    """What clean turned away is one of ours, known by its id and by its text without what stands beside it."""
+    record = record_of(kind)
+    raw = "\0".join(getattr(record, field.name) for field in fields(record)).encode()
+    dropped = Rejection.of(source=kind, name=record.id, reason="too short", raw=raw)
+    write_rejections(tmp_path / "quarantine/clean", [dropped], stage="clean")
+    found = trace.by_id(record.id[:9], tmp_path)
+    assert found and (found.id, found.kind, found.quarantine) == (record.id, kind, "clean")
+    assert found.text_digest == text_digest(learned_text(record))
