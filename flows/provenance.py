@@ -18,7 +18,7 @@ def show(doc: str | None, text: str | None, *, as_json: bool) -> None:
     """Print the way of each record that was found; DataError if there is none."""
     if (doc is None) == (text is None):
         raise ConfigurationError("trace: give --doc ID or --text TEXT, one of them")
-    found = [trace] if doc and (trace := tracing.by_id(doc)) else tracing.by_text(text) if text else []
+    found = tracing.by_id(doc) if doc else tracing.by_text(text) if text else []
     from pipeline.tracking.lineage_tags import registered_versions
 
     versions = registered_versions()

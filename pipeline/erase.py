@@ -16,7 +16,7 @@ from pipeline import erasures
 from pipeline.errors import DataError
 from pipeline.lineage import DATA
 from pipeline.sightings import MEASURED, UNKNOWN, Sighting, Witnesses, sightings
-from pipeline.trace import FILES, Trace, by_id, by_text, copies_of
+from pipeline.trace import FILES, Trace, by_ids, by_text, copies_of, distinct
 from pipeline.tracking.lineage_tags import RegisteredVersion
 
 SCRATCH = "scratch"
@@ -48,27 +48,27 @@ class Erasure:
 
 def find(ids: Iterable[str], text: str | None, versions: list[RegisteredVersion], data: Path = DATA) -> Erasure:
     """What has to go, and whom it concerns; DataError for an id or a text that stands nowhere. Changes nothing."""
-    records: dict[str, Trace] = {}
-    for prefix in ids:
-        trace = by_id(prefix, data)
-        if trace is None:
+    records: list[Trace] = []
+    for prefix, those in by_ids(ids, data).items():
+        if not those:
             raise DataError(f"erase: no record has an id that begins with {prefix}; `homegrown trace` finds it by text")
-        records[trace.id] = trace
+        records += those
     if text is not None:
         found = by_text(text, data)
         if not found:
             raise DataError("erase: no record contains that text")
-        records |= {trace.id: trace for trace in found}
-    copies = copies_of(list(records.values()), data)
+        records += found
+    records = distinct(records)
+    copies = copies_of(records, data)
     models: dict[tuple[str, int | None], list[Sighting]] = {}
     ids_of: dict[tuple[str, int | None], list[str]] = {}
     witnesses = Witnesses(data)
-    for trace in (*records.values(), *copies):
+    for trace in (*records, *copies):
         for sighting in sightings(trace, versions, data, witnesses):
             models.setdefault((sighting.model, sighting.version), []).append(sighting)
             if sighting.how != UNKNOWN:
                 ids_of.setdefault((sighting.model, sighting.version), []).append(trace.id)
-    return Erasure(list(records.values()), copies, models, ids_of)
+    return Erasure(records, copies, models, ids_of)
 
 
 def record(erasure: Erasure, path: Path = erasures.FILE) -> None:
@@ -115,7 +115,7 @@ AFTERWARDS = (
 def purge(remove_old_cache: Callable[[], None], data: Path = DATA, path: Path = erasures.FILE) -> None:
     """Remove old copies from data/scratch and DVC's cache; DataError while data/ itself holds an erased record."""
     erased = erasures.load(path)
-    left = [trace for digest in sorted(erased.documents) if (trace := by_id(digest, data)) and _holds(trace)]
+    left = [trace for those in by_ids(sorted(erased.documents), data).values() for trace in those if _holds(trace)]
     if left:
         raise DataError(
             f"erase --purge: {len(left):,} erased records are still in data/, such as {left[0].id[:12]}; "

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -62,35 +63,78 @@ class Trace:
     """What data/erasures.txt would call its text."""
 
 
-def by_id(prefix: str, data: Path = DATA) -> Trace | None:
-    """The record whose id begins so, or None; DataError if the prefix is too short or means several records."""
-    if len(prefix) < _MINIMUM_PREFIX:
-        raise DataError(f"trace: {prefix!r} is too short for an id; give at least {_MINIMUM_PREFIX} characters of it")
-    wanted = prefix.lower()
+def by_id(prefix: str, data: Path = DATA) -> list[Trace]:
+    """The record whose id begins so, or nothing; DataError if the prefix is too short or means several records."""
+    return by_ids([prefix], data)[prefix]
 
-    def begins(table: pa.Table) -> Any:
-        return pc.starts_with(table["id"], wanted)
 
+def by_ids(prefixes: Iterable[str], data: Path = DATA) -> dict[str, list[Trace]]:
+    """The same for each beginning of an id, in one pass.
+
+    By the sha256 of a file that was refused row by row, each row that was refused is found.
+    """
+    wanted = {prefix.lower(): prefix for prefix in prefixes}
+    if not wanted:
+        return {}
+    for prefix in wanted:
+        if len(prefix) < _MINIMUM_PREFIX:
+            raise DataError(
+                f"trace: {prefix!r} is too short for an id; give at least {_MINIMUM_PREFIX} characters of it"
+            )
     found = [
         _record(kind, row, "id")
         for kind in FILES
-        for row in _rows(_file(kind, "ingested", data), begins, looked_at=["id"])
+        for row in _rows(_file(kind, "ingested", data), _begins(["id"], wanted), looked_at=["id"])
     ]
-    if not found:
+    if missing := wanted.keys() - _beginnings(found, wanted):
+        in_quarantine = ["name", "sha256"]
+        found += _quarantined(data, _begins(in_quarantine, missing), in_quarantine, "id")
+    traces: dict[str, list[Trace]] = {prefix: [] for prefix in wanted.values()}
+    for trace in _followed(distinct(found), data):
+        for beginning in _beginnings([trace], wanted):
+            traces[wanted[beginning]].append(trace)
+    for prefix, those in traces.items():
+        if (count := len({trace.id for trace in those})) > 1:
+            raise DataError(f"trace: {count:,} records have an id that begins with {prefix}; give more of it")
+    return traces
 
-        def named(table: pa.Table) -> Any:
-            return pc.or_(pc.starts_with(table["name"], wanted), pc.starts_with(table["sha256"], wanted))
 
-        found = list({t.id: t for t in _quarantined(data, named, ["name", "sha256"], "id")}.values())
-    if len(found) > 1:
-        raise DataError(f"trace: {len(found):,} records have an id that begins with {prefix}; give more of it")
-    return _followed(found, data)[0] if found else None
+def _begins(columns: list[str], beginnings: Iterable[str]) -> Callable[[pa.Table], Any]:
+    """Marks the rows where a value of one of the columns begins with one of these."""
+    by_length: dict[int, list[str]] = {}
+    for beginning in beginnings:
+        by_length.setdefault(len(beginning), []).append(beginning)
+    sets = {length: pa.array(those, pa.string()) for length, those in by_length.items()}
+
+    def begins(table: pa.Table) -> Any:
+        masks = (
+            pc.is_in(pc.utf8_slice_codeunits(table[name].cast(pa.string()), 0, length), value_set=those)
+            for name in columns
+            for length, those in sets.items()
+        )
+        return reduce(pc.or_, masks)
+
+    return begins
+
+
+def _beginnings(traces: list[Trace], wanted: Iterable[str]) -> set[str]:
+    """Those of the beginnings that one of the traces' ids has."""
+    lengths = {len(beginning) for beginning in wanted}
+    return {trace.id[:length] for trace in traces for length in lengths} & set(wanted)
+
+
+def distinct(traces: Iterable[Trace]) -> list[Trace]:
+    """The first of each record: ingested twice it has one id. Rows that were refused of a file share the file's."""
+    first: dict[tuple[str, str], Trace] = {}
+    for trace in traces:
+        first.setdefault((trace.id, trace.text_digest if trace.kind == REFUSED else ""), trace)
+    return list(first.values())
 
 
 def by_text(text: str, data: Path = DATA) -> list[Trace]:
     """Every record whose text equals this one, letter for letter and digit for digit, or contains it as it stands."""
     digest = text_digest(text)
-    found: dict[str, Trace] = {}
+    found = []
     for stage in ("ingested", "clean"):
         for kind, (_, columns) in FILES.items():
             # Cleaning can change a text, so that only the clean one contains what was asked for.
@@ -98,12 +142,11 @@ def by_text(text: str, data: Path = DATA) -> list[Trace]:
             def wanted(table: pa.Table, columns: tuple[str, ...] = columns) -> Any:
                 return _any_contains(table, columns, text, digest)
 
-            for row in _rows(_file(kind, stage, data), wanted):
-                found.setdefault(row["id"], _record(kind, row, _match(row, columns, digest)))
+            rows = _rows(_file(kind, stage, data), wanted)
+            found += [_record(kind, row, _match(row, columns, digest)) for row in rows]
     # What clean turned away is known by its id already.
-    for trace in _quarantined(data, lambda table: _any_contains(table, ("raw",), text, digest), None, "contains"):
-        found.setdefault(trace.id, trace)
-    return _followed(list(found.values()), data)
+    found += _quarantined(data, lambda table: _any_contains(table, ("raw",), text, digest), None, "contains")
+    return _followed(distinct(found), data)
 
 
 def absent(record_id: str) -> Trace:
@@ -123,7 +166,7 @@ def copies_of(traces: list[Trace], data: Path = DATA) -> list[Trace]:
 
         rows = _rows(_file(kind, "ingested", data), same)
         found += [_record(kind, row, "equals") for row in rows if row["id"] not in known]
-    return _followed(found, data)
+    return _followed(distinct(found), data)
 
 
 def _file(kind: str, stage: str, data: Path) -> Path:
@@ -206,8 +249,8 @@ def _quarantined(
 
 def _followed(found: list[Trace], data: Path) -> list[Trace]:
     """The same records with what became of them: the verdict, the split, the tokens. One pass for all of them."""
-    ids = pa.array([trace.id for trace in found], pa.string())
-    followed = {trace.id: trace for trace in found}
+    followed = {trace.id: trace for trace in found if trace.kind != REFUSED}
+    ids = pa.array(followed, pa.string())
 
     def named(column: str) -> Callable[[pa.Table], Any]:
         return lambda table: pc.is_in(table[column].cast(pa.string()), value_set=ids)
@@ -220,7 +263,7 @@ def _followed(found: list[Trace], data: Path) -> list[Trace]:
             followed[trace.id] = replace(followed[trace.id], verdict=trace.verdict, quarantine=trace.quarantine)
     for record_id, place in token_places(data / "tokens", list(followed)).items():
         followed[record_id] = replace(followed[record_id], split=place.split, tokens=place)
-    return list(followed.values())
+    return [followed.get(trace.id, trace) for trace in found]
 
 
 def token_places(tokens: Path, ids: list[str]) -> dict[str, TokenPlace]:

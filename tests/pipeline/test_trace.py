@@ -31,8 +31,8 @@ def test_every_document_is_found_by_its_id_and_its_tokens_spell_it(made: Any) ->
     """The shard and the offset that trace names hold exactly the document's tokens."""
     encoding = encodings.load_encoding(made.path("tokens") / encodings.RANKS_FILE)
     for document in documents_of(made):
-        found = trace.by_id(document.id[:12], made.path(""))
-        assert found and (found.id, found.source, found.licence) == (document.id, "texts", "CC0-1.0")
+        [found] = trace.by_id(document.id[:12], made.path(""))
+        assert (found.id, found.source, found.licence) == (document.id, "texts", "CC0-1.0")
         assert (found.kind, found.name, found.verdict, found.match) == ("documents", document.name, "kept", "id")
         assert found.tokens and len(found.tokens.shards) == 1
         shard = map_shard(made.path("tokens") / found.tokens.shards[0], encoding.n_vocab)
@@ -76,7 +76,7 @@ def test_what_was_turned_away_is_found_with_its_reason(made: Any) -> None:
     assert copy.tokens is None
     [refused] = trace.by_text("a telling phrase", made.path(""))
     assert (refused.kind, refused.name, refused.quarantine) == (trace.REFUSED, "zz-bad.txt", "ingest")
-    assert refused == trace.by_id(refused.id, made.path("")) or refused.match == "contains"
+    assert trace.by_id(refused.id, made.path("")) == [replace(refused, match="id")]
     assert [t.id for t in trace.copies_of([first], made.path(""))] == [copy.id]
 
 
@@ -84,7 +84,7 @@ def test_an_id_must_mean_one_record(made: Any) -> None:
     """Too short a beginning, and one that no record has, are told apart."""
     with pytest.raises(DataError, match="too short"):
         trace.by_id("a", made.path(""))
-    assert trace.by_id("f" * 64, made.path("")) is None
+    assert trace.by_id("f" * 64, made.path("")) == []
     assert trace.by_text("nobody wrote this", made.path("")) == []
 
 
@@ -93,8 +93,8 @@ def test_the_models_that_met_a_document_are_named(made: Any) -> None:
     with contextlib.chdir(made.root):
         seen = {}
         for document in documents_of(made):
-            found = trace.by_id(document.id)
-            assert found and found.tokens
+            [found] = trace.by_id(document.id)
+            assert found.tokens
             seen[found.tokens.split] = [(s.model, s.how) for s in sightings(found, [])]
         models = [f"checkpoints/{name}" for name in ("assistant", "base", "spam")]
         assert seen == {
@@ -103,8 +103,7 @@ def test_the_models_that_met_a_document_are_named(made: Any) -> None:
         }
         how = {}
         for message in read_records(made.path("examples/clean/messages.parquet"), Message):
-            found = trace.by_id(message.id)
-            assert found
+            [found] = trace.by_id(message.id)
             how[message.split] = [(s.model, s.how) for s in sightings(found, [])]
         assert how == {
             "train": [("checkpoints/spam", TRAINED)],
@@ -121,7 +120,7 @@ def test_what_cannot_be_known_is_not_guessed(made: Any) -> None:
         RegisteredVersion("base", 2, ("champion",), "language-model", {"tokens": digest}),
     ]
     with contextlib.chdir(made.root):
-        found = next(t for d in documents_of(made) if (t := trace.by_id(d.id)) and t.split == "train")
+        found = next(t for d in documents_of(made) for t in trace.by_id(d.id) if t.split == "train")
         assert [(s.version, s.how) for s in sightings(found, versions) if s.version] == [(1, UNKNOWN), (2, TRAINED)]
         # One that only an earlier corpus held, and this one's tokens do not.
         assert sightings(trace.absent("e" * 64), versions[1:]) == []
@@ -173,8 +172,8 @@ def test_every_kind_of_record_can_be_followed() -> None:
 def test_an_example_of_any_kind_is_found_and_so_is_its_model(kind: str, tmp_path: Path) -> None:
     """By its id and by a phrase over two lines; only a model of the task that learns from this kind met it."""
     record = write_example(tmp_path, kind)
-    found = trace.by_id(record.id, tmp_path)
-    assert found and (found.kind, found.source, found.verdict, found.split) == (kind, f"the {kind}", "kept", "train")
+    [found] = trace.by_id(record.id, tmp_path)
+    assert (found.kind, found.source, found.verdict, found.split) == (kind, f"the {kind}", "kept", "train")
     assert found.text_digest == text_digest(learned_text(record))
     [by_phrase] = trace.by_text(f'"\nof the {kind}', tmp_path)
     assert by_phrase == replace(found, match="contains")
@@ -188,6 +187,37 @@ def test_a_dropped_record_of_any_kind_is_no_refused_bytes(kind: str, tmp_path: P
     raw = "\0".join(getattr(record, field.name) for field in fields(record)).encode()
     dropped = Rejection.of(source=kind, name=record.id, reason="too short", raw=raw)
     write_rejections(tmp_path / "quarantine/clean", [dropped], stage="clean")
-    found = trace.by_id(record.id[:9], tmp_path)
-    assert found and (found.id, found.kind, found.quarantine) == (record.id, kind, "clean")
+    [found] = trace.by_id(record.id[:9], tmp_path)
+    assert (found.id, found.kind, found.quarantine) == (record.id, kind, "clean")
     assert found.text_digest == text_digest(learned_text(record))
+
+
+def test_a_record_that_was_ingested_twice_is_one_record(tmp_path: Path) -> None:
+    """It has one id, so the id means it, and its text finds it once."""
+    record = record_of("messages")
+    with manifest.commit(tmp_path / "examples/ingested", "examples") as draft:
+        write_records([record, record], Message, draft.path / "messages.parquet")
+    [found] = trace.by_id(record.id, tmp_path)
+    assert trace.by_text('A "text"', tmp_path) == [replace(found, match="contains")]
+    assert trace.copies_of([replace(found, id="another")], tmp_path) == [replace(found, match="equals")]
+
+
+def test_each_refused_row_of_a_file_is_found(tmp_path: Path) -> None:
+    """Rows are named by the sha256 of their file, which finds them all; a phrase finds each that holds it."""
+    rows = [
+        Rejection.of(source="texts", name=f"a.jsonl:{n}", reason="no text", raw=f"phrase {n}".encode(), sha256="a" * 64)
+        for n in (1, 2)
+    ]
+    write_rejections(tmp_path / "quarantine/ingest", rows, stage="ingest")
+    for found in (trace.by_id("a" * 64, tmp_path), trace.by_text("phrase", tmp_path)):
+        assert [t.name for t in found] == ["a.jsonl:1", "a.jsonl:2"]
+
+
+def test_an_id_that_two_records_begin_with_is_refused(tmp_path: Path) -> None:
+    """Then more of it must be given."""
+    records = [Message("abcdef" + digit * 58, "d", "train", "ham", digit) for digit in "12"]
+    with manifest.commit(tmp_path / "examples/ingested", "examples") as draft:
+        write_records(records, Message, draft.path / "messages.parquet")
+    with pytest.raises(DataError, match="2 records have an id that begins with ABCDEF"):
+        trace.by_id("ABCDEF", tmp_path)
+    assert [t.id[:7] for t in trace.by_id("ABCDEF2", tmp_path)] == ["abcdef2"]
