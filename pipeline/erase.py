@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pipeline import erasures
 from pipeline.errors import DataError
-from pipeline.lineage import DATA
+from pipeline.lineage import DATA, artefacts
 from pipeline.sightings import MEASURED, UNKNOWN, Sighting, Witnesses, sightings
-from pipeline.trace import FILES, Trace, by_ids, by_text, copies_of, distinct
+from pipeline.trace import FILES, Trace, by_ids, by_text, copies_of, distinct, still_held
 from pipeline.tracking.lineage_tags import RegisteredVersion
 
 SCRATCH = "scratch"
@@ -75,7 +75,8 @@ def record(erasure: Erasure, path: Path = erasures.FILE) -> None:
     """Write the digests down, so that ingest never writes these records again."""
     traces = [*erasure.records, *erasure.copies]
     known = frozenset(trace.id for trace in traces if trace.kind in FILES)
-    erasures.record(erasures.Erasures(known, frozenset(trace.text_digest for trace in traces)), path)
+    texts = {trace.text_digest for trace in traces} - {erasures.text_digest("")}  # some were refused without a byte
+    erasures.record(erasures.Erasures(known, frozenset(texts)), path)
 
 
 def mark(erasure: Erasure, marker: Callable[[str, int, Iterable[str]], int]) -> None:
@@ -113,18 +114,23 @@ AFTERWARDS = (
 
 
 def purge(remove_old_cache: Callable[[], None], data: Path = DATA, path: Path = erasures.FILE) -> None:
-    """Remove old copies from data/scratch and DVC's cache; DataError while data/ itself holds an erased record."""
-    erased = erasures.load(path)
-    left = [trace for those in by_ids(sorted(erased.documents), data).values() for trace in those if _holds(trace)]
-    if left:
+    """Remove old copies from data/scratch and DVC's cache; DataError while data/ itself may hold an erased record."""
+    held = still_held(erasures.load(path), data)
+    if held:
         raise DataError(
-            f"erase --purge: {len(left):,} erased records are still in data/, such as {left[0].id[:12]}; "
+            f"erase --purge: {len(held):,} erased records are still in data/, one in {next(iter(held.values()))}; "
             "`homegrown run` first"
+        )
+    here = artefacts(data)
+    of_before = sorted(
+        folder
+        for folder, made in here.values()
+        if data / SCRATCH not in folder.parents and not here.keys() >= set(made.inputs.values())
+    )
+    if of_before:
+        raise DataError(
+            f"erase --purge: {of_before[0]} was made from what is not in data/ any more, so an erased record may be in "
+            "it; `homegrown run` first, or remove the folder of a model that is not in params.yaml any more"
         )
     shutil.rmtree(data / SCRATCH, ignore_errors=True)
     remove_old_cache()
-
-
-def _holds(trace: Trace) -> bool:
-    """Whether more is left of the record than the line that says it was erased."""
-    return trace.verdict != erasures.REASON or trace.tokens is not None

@@ -15,11 +15,8 @@ CODE = (Path("pipeline"), Path("model"))
 NO_GIT = "none"
 
 
-def ancestors(folder: Path, data: Path = DATA) -> dict[str, str]:
-    """Kind and place of every artefact that this one was made from → digest; a digest that no folder has is kept too.
-
-    Nothing is taken on trust: a folder counts as an ancestor only if its manifest has the digest that was recorded.
-    """
+def artefacts(data: Path = DATA) -> dict[str, tuple[Path, manifest.Manifest]]:
+    """The folder and the manifest of every artefact in data/, by digest."""
     here = {}
     for path in sorted(data.rglob(manifest.MANIFEST)):
         try:
@@ -27,6 +24,18 @@ def ancestors(folder: Path, data: Path = DATA) -> dict[str, str]:
         except IntegrityError:
             continue  # not one of ours: a file of that name among the user's data, say
         here[found.digest] = (path.parent, found)
+    return here
+
+
+def ancestors(
+    folder: Path, data: Path = DATA, here: dict[str, tuple[Path, manifest.Manifest]] | None = None
+) -> dict[str, str]:
+    """Kind and place of every artefact that this one was made from → digest; a digest that no folder has is kept too.
+
+    Nothing is taken on trust: a folder counts as an ancestor only if its manifest has the digest that was recorded.
+    `here`, the artefacts in data/, spares who asks often to look for them each time.
+    """
+    here = artefacts(data) if here is None else here
     lineage: dict[str, str] = {}
     waiting = [manifest.read(folder)]
     while waiting:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline import manifest
 from pipeline.documents import KINDS, LEARNED, part_files
-from pipeline.erasures import learned_text, text_digest
+from pipeline.erasures import REASON, Erasures, learned_text, text_digest
 from pipeline.errors import DataError
 from pipeline.lineage import DATA
 from pipeline.quarantine import REJECTIONS, dropped_record
@@ -264,6 +264,32 @@ def _followed(found: list[Trace], data: Path) -> list[Trace]:
     for record_id, place in token_places(data / "tokens", list(followed)).items():
         followed[record_id] = replace(followed[record_id], split=place.split, tokens=place)
     return [followed.get(trace.id, trace) for trace in found]
+
+
+def still_held(erased: Erasures, data: Path = DATA) -> dict[str, Path]:
+    """Id → place of every erased record of which data/ holds more than the line that says so, in one pass."""
+    ids = pa.array(sorted(erased.documents), pa.string())
+    held: dict[str, Path] = {}
+
+    def named(table: pa.Table) -> Any:
+        return pc.is_in(table["id"].cast(pa.string()), value_set=ids)
+
+    for kind, (_, columns) in FILES.items():
+
+        def covered(table: pa.Table, columns: tuple[str, ...] = columns) -> Any:
+            texts = pa.array([text_digest(text) in erased.texts for text in _texts(table, columns)], pa.bool_())
+            return pc.or_(named(table), texts)
+
+        # Cleaning may give another text the letters of an erased one, so in clean tables the ids alone tell.
+        for stage, wanted, looked_at in (("ingested", covered, ["id", *columns]), ("clean", named, ["id"])):
+            path = _file(kind, stage, data)
+            held |= {row["id"]: path for row in _rows(path, wanted, looked_at)}
+    for trace in _quarantined(data, lambda table: pc.is_valid(table["name"]), ["name"], "id"):
+        if trace.verdict != REASON and (trace.id in erased.documents or trace.text_digest in erased.texts):
+            held[trace.id] = data / "quarantine" / str(trace.quarantine)
+    for index in (data / "tokens").glob("*.documents.parquet"):
+        held |= {row["id"]: index for row in _rows(index, named, ["id"])}
+    return held
 
 
 def token_places(tokens: Path, ids: list[str]) -> dict[str, TokenPlace]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 
 from pipeline import encodings, erase, erasures, trace
 from pipeline.cleaning.rejections import Rejection
-from pipeline.documents import KINDS, write_records
+from pipeline.documents import KINDS, Document, write_records
 from pipeline.errors import DataError
+from pipeline.quarantine import write_rejections
 from pipeline.shards import map_shard
 from pipeline.tracking.lineage_tags import RegisteredVersion
 
@@ -116,7 +118,7 @@ def test_what_is_concerned_is_named(planted: Any) -> None:
 
 
 def test_purge_waits_until_the_data_is_clean(planted: Any) -> None:
-    """Old copies are removed only when data/ itself holds nothing erased any more; scratch goes with them."""
+    """Old copies are removed only when all in data/ was made without what is erased; scratch goes with them."""
     (planted.path("scratch") / "memo").mkdir(parents=True, exist_ok=True)
     removed = []
     with contextlib.chdir(planted.root):
@@ -124,13 +126,52 @@ def test_purge_waits_until_the_data_is_clean(planted: Any) -> None:
         for stage in ("", "ingest", "clean"):
             if stage:
                 planted.run(stage)
-            with contextlib.chdir(planted.root), pytest.raises(DataError, match="are still in data/"):
+            with pytest.raises(DataError, match="are still in data/"):
                 erase.purge(lambda: removed.append("cache"))
         planted.vouch()
         planted.run("tokenize")
+        with pytest.raises(DataError, match="data/checkpoints/assistant was made from what is not in data/ any more"):
+            erase.purge(lambda: removed.append("cache"))
         assert (removed, planted.path("scratch").exists()) == ([], True)
+        for place in ("checkpoints", "evaluations", "exports"):
+            shutil.rmtree(planted.path(place))
         erase.purge(lambda: removed.append("cache"))
     assert (removed, planted.path("scratch").exists()) == (["cache"], False)
+
+
+@pytest.mark.parametrize("where", ["ingest", "clean"])
+def test_purge_waits_for_quarantined_bytes_too(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was refused or dropped is known by its text, though its id was never recorded."""
+    monkeypatch.chdir(tmp_path)
+    document = Document.of(source="texts", name="a.txt", licence="CC0-1.0", text=CANARY)
+    columns = [getattr(document, field.name) for field in dataclasses.fields(document)]
+    rejection = {
+        "ingest": Rejection.of(source="texts", name="a.txt", reason="not UTF-8", raw=CANARY.encode() + b"\xff"),
+        "clean": Rejection.of(
+            source="documents", name=document.id, reason="too short", raw="\0".join(columns).encode()
+        ),
+    }[where]
+    folder = Path("data/quarantine") / where
+    write_rejections(folder, [rejection], stage=where)
+    erasures.FILE.write_text(f"text {erasures.text_digest(CANARY)}\n")
+    removed = []
+    with pytest.raises(DataError, match=f"1 erased records are still in data/, one in {folder}"):
+        erase.purge(lambda: removed.append("cache"))
+    # In the next run ingest keeps no bytes of it, and clean does not see it.
+    after = list(erasures.honoured([rejection], erasures.load())) if where == "ingest" else []
+    write_rejections(folder, after, stage=where)
+    erase.purge(lambda: removed.append("cache"))
+    assert removed == ["cache"]
+
+
+def test_what_has_no_bytes_is_not_recorded_by_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is erased already, asked for once more, does not have every empty text erased."""
+    monkeypatch.chdir(tmp_path)
+    gone = Rejection("documents", "a" * 64, 0, erasures.REASON, "a" * 64)
+    write_rejections(Path("data/quarantine/ingest"), [gone], stage="ingest")
+    erasures.FILE.write_text(f"document {gone.name}\n")
+    erase.record(erase.find([gone.name], None, []))
+    assert erasures.FILE.read_text() == f"document {gone.name}\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)
