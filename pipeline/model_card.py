@@ -1,4 +1,8 @@
-"""Goes in: what is known of a model. Comes out: its card in Markdown, the same text for the same model."""
+"""Goes in: what is known of a model. Comes out: its card in Markdown, the same text for the same model.
+
+A card goes wherever its model goes, so nobody's record is quoted in it: of the samples it shows those that continue a
+prompt of `evaluate.prompts`, and none that answers a held-out text.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ _PURPOSE = {
     "preferences": "It answers in the way that people preferred of two.",
     "classification": "It sorts a message into one of: {labels}.",
 }
+_SHOWN = 4
 
 
 def render(
@@ -52,10 +57,7 @@ def render(
         "",
         "## Samples",
         "",
-    ]
-    for sample in samples[:4]:
-        lines += _block(sample["prompt"] + ("" if task == "language-model" else " → ") + sample["response"])
-    lines += [
+        *_samples(samples),
         "",
         "## Beware",
         "",
@@ -64,6 +66,18 @@ def render(
         "",
     ]
     return "\n".join(lines)
+
+
+def _samples(samples: list[dict[str, str]]) -> list[str]:
+    """The first few continuations, or where the answers are; only what answers a held-out text has one expected."""
+    continued = [sample for sample in samples if "expected" not in sample]
+    lines = [line for sample in continued[:_SHOWN] for line in _block(sample["prompt"] + sample["response"])]
+    if len(continued) < len(samples):
+        lines.append(
+            "What it answered to held-out texts stands in the report of the run, `data/reports/run/index.html`, and "
+            "does not leave with the model."
+        )
+    return lines
 
 
 def _block(text: str) -> list[str]:

@@ -71,6 +71,15 @@ def test_the_card_names_figures_and_origins(made: Any) -> None:
         assert made.manifest(place).digest[:16] in card
 
 
+def test_no_test_example_is_in_an_export(made: Any) -> None:
+    """A test message stands in the samples of the evaluation, and not in the card, nor do the answers' prompts."""
+    for name in ("spam", "assistant"):
+        samples = json.loads((made.path("evaluations") / name / "samples.json").read_text())
+        held_out = [sample["prompt"] for sample in samples if "expected" in sample]
+        card = (made.path("exports") / name / "README.md").read_text()
+        assert held_out and not any(prompt in card for prompt in held_out)
+
+
 def test_no_path_or_time_is_in_an_export(made: Any) -> None:
     """Nothing that DVC hashes says where it was made."""
     for path in made.path("exports").rglob("*"):
