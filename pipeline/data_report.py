@@ -18,8 +18,9 @@ from pipeline.cleaning.personal_data import mask_all
 from pipeline.cleaning.rejections import EXCERPT_CHARACTERS
 from pipeline.cleaning.tally import rule_of
 from pipeline.columns import Values
+from pipeline.documents import learned_texts
 from pipeline.manifest import Manifest, read
-from pipeline.quarantine import read_changes, read_rejections
+from pipeline.quarantine import dropped_record, read_changes, read_rejections
 from pipeline.web_page import table, write_page
 
 EXAMPLES_PER_RULE = 3
@@ -139,10 +140,9 @@ def _dropped_examples(dropped: Path) -> list[str]:
     for rejection in read_rejections(dropped):
         rule = rule_of(rejection.reason)
         if len(shown[rule]) < EXAMPLES_PER_RULE:
-            text = rejection.raw.decode(errors="replace")
-            fields = text.split("\0", 4) if rejection.source == "documents" else text.split("\0")[1:]
             where = html.escape(f"{rejection.source} {rejection.name[:12]}… {rejection.reason}")
-            text = fields[-1] if rejection.source == "documents" else " | ".join(fields)
+            record = dropped_record(rejection.source, rejection.raw)
+            text = " | ".join(learned_texts(record)) if record else ""
             shown[rule].append(f"<div>{where}{_excerpt(text)}</div>")
     return [f"<details><summary>{html.escape(r)}</summary>{''.join(e)}</details>" for r, e in sorted(shown.items())]
 
