@@ -24,11 +24,13 @@ def show(doc: str | None, text: str | None, *, as_json: bool) -> None:
     versions = registered_versions()
     if not found and doc and len(doc) == 64:
         earlier = tracing.absent(doc)
-        found = [earlier] if any(s.how != UNKNOWN for s in sightings(earlier, versions)) else []
+        met = sightings([earlier], versions)[earlier.id]
+        found = [earlier] if any(sighting.how != UNKNOWN for sighting in met) else []
     if not found:
         what = f"with an id that begins with {doc}" if doc else "that contains this text"
         raise DataError(f"trace: there is no record {what} in data/, neither kept nor quarantined")
-    seen = [(trace, sightings(trace, versions)) for trace in found]
+    models_of = sightings(found, versions)
+    seen = [(trace, models_of[trace.id]) for trace in found]
     if as_json:
         print(json.dumps({"records": [{**asdict(t), "models": [asdict(s) for s in models]} for t, models in seen]}))
         return

@@ -1,4 +1,4 @@
-"""Goes in: an artefact's digest. Comes out: its files in DVC's cache, if a run of an earlier day left them there.
+"""Goes in: DVC's cache. Comes out: the artefacts that runs of earlier days left there, by digest.
 
 The cache keeps a folder as a list of names and md5 sums (`….dir`), and each file under its md5. An artefact is known by
 its manifest, so the manifests of all folders in the cache are read: a few kilobytes for each.
@@ -15,14 +15,15 @@ from pipeline.manifest import MANIFEST, sha256_file
 CACHE = Path(".dvc/cache/files/md5")
 
 
-def cached_artefact(digest: str, cache: Path = CACHE) -> dict[str, Path] | None:
-    """Name → file in the cache of the artefact with this digest; None if the cache does not hold all of it."""
+def cached_artefacts(cache: Path = CACHE) -> dict[str, dict[str, Path]]:
+    """Digest → name → place in the cache of the files of every artefact there; some of the files may be gone."""
+    found = {}
     for listing in sorted(cache.glob("??/*.dir")):
         files = dict(_files(listing, cache))
-        found = files.get(MANIFEST)
-        if found and found.is_file() and sha256_file(found) == digest:
-            return files if all(path.is_file() for path in files.values()) else None
-    return None
+        made = files.get(MANIFEST)
+        if made and made.is_file():
+            found[sha256_file(made)] = files
+    return found
 
 
 def _files(listing: Path, cache: Path) -> Iterator[tuple[str, Path]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline import erasures
 from pipeline.errors import DataError
 from pipeline.lineage import DATA, artefacts
-from pipeline.sightings import MEASURED, UNKNOWN, Sighting, Witnesses, sightings
+from pipeline.sightings import MEASURED, UNKNOWN, Sighting, sightings
 from pipeline.trace import FILES, Trace, by_ids, by_text, copies_of, distinct, still_held
 from pipeline.tracking.lineage_tags import RegisteredVersion
 
@@ -62,12 +62,11 @@ def find(ids: Iterable[str], text: str | None, versions: list[RegisteredVersion]
     copies = copies_of(records, data)
     models: dict[tuple[str, int | None], list[Sighting]] = {}
     ids_of: dict[tuple[str, int | None], list[str]] = {}
-    witnesses = Witnesses(data)
-    for trace in (*records, *copies):
-        for sighting in sightings(trace, versions, data, witnesses):
+    for record_id, seen in sightings([*records, *copies], versions, data).items():
+        for sighting in seen:
             models.setdefault((sighting.model, sighting.version), []).append(sighting)
             if sighting.how != UNKNOWN:
-                ids_of.setdefault((sighting.model, sighting.version), []).append(trace.id)
+                ids_of.setdefault((sighting.model, sighting.version), []).append(record_id)
     return Erasure(records, copies, models, ids_of)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline import manifest
@@ -28,7 +29,7 @@ def artefacts(data: Path = DATA) -> dict[str, tuple[Path, manifest.Manifest]]:
 
 
 def ancestors(
-    folder: Path, data: Path = DATA, here: dict[str, tuple[Path, manifest.Manifest]] | None = None
+    folder: Path, data: Path = DATA, here: Mapping[str, tuple[Path, manifest.Manifest]] | None = None
 ) -> dict[str, str]:
     """Kind and place of every artefact that this one was made from → digest; a digest that no folder has is kept too.
 

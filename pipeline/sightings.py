@@ -1,4 +1,4 @@
-"""Goes in: a traced record and the models there are. Comes out: which of them saw it, and how far that can be known.
+"""Goes in: traced records and the models there are. Comes out: which of them saw which, and how far that can be known.
 
 Nothing is guessed: a model saw a record if the artefact it was made from, found by its digest, lists the record. Where
 that artefact is neither in data/ nor in DVC's cache, the answer is "cannot be known here".
@@ -6,17 +6,19 @@ that artefact is neither in data/ nor in DVC's cache, the answer is "cannot be k
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import manifest
-from pipeline.cached_artefacts import CACHE, cached_artefact
+from pipeline.cached_artefacts import CACHE, cached_artefacts
 from pipeline.documents import KINDS
-from pipeline.lineage import DATA, ancestors
+from pipeline.lineage import DATA, ancestors, artefacts
 from pipeline.trace import Trace
 from pipeline.tracking.lineage_tags import RegisteredVersion
 
@@ -43,79 +45,121 @@ class Sighting:
     """TRAINED, MEASURED or UNKNOWN."""
 
 
+@dataclass(frozen=True)
+class _Model:
+    name: str
+    version: int | None
+    aliases: tuple[str, ...]
+    tasks: frozenset[str | None]
+    """What it was trained for, and what the models that it started from were; None where nobody wrote it down."""
+    lineage: Mapping[str, str]
+    """Place of each artefact that it was made from → digest."""
+
+    def learns(self, kind: str) -> bool:
+        """Whether it may have met such a record; a task nobody wrote down might be any."""
+        return kind == "documents" or not self.tasks.isdisjoint({_TASK[kind], None})
+
+
 @dataclass
-class Witnesses:
-    """Answers by artefact digest, each artefact looked up once."""
+class _Witnesses:
+    """The artefacts that list records, each looked up and read once."""
 
-    data: Path = DATA
-    cache: Path = CACHE
-    _files: dict[tuple[str, str], dict[str, Path] | None] = field(default_factory=dict)
+    here: Mapping[str, tuple[Path, manifest.Manifest]]
+    cache: Path
+    ids: Mapping[str, pa.Array]
+    """Kind → the ids asked for."""
+    _found: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
-    def how(self, digest: str, kind: str, record_id: str) -> str | None:
-        """What a model made from the artefact with this digest did with the record; None if it never met it."""
-        files = self._artefact(digest, _LISTED_IN[kind])
-        if files is None:
-            return UNKNOWN
-        if kind != "documents":
-            parts = [path for name, path in files.items() if name.split("/")[0] == f"{kind}.parquet"]
-            split = next((found for part in parts if (found := _value(part, record_id, "split")) is not None), None)
-            return None if split is None else TRAINED if split == "train" else MEASURED
+    def how(self, digest: str, kind: str) -> dict[str, str]:
+        """What a model made from the artefact with this digest did with the records; those it never met are left out.
+
+        Without the artefact it cannot be known of any.
+        """
+        key = digest, kind
+        if key not in self._found:
+            files = self._files(digest)
+            unknown = dict.fromkeys(self.ids[kind].to_pylist(), UNKNOWN)
+            self._found[key] = unknown if files is None else dict(self._listed(files, kind))
+        return self._found[key]
+
+    def _listed(self, files: Mapping[str, Path], kind: str) -> Iterator[tuple[str, str]]:
+        ids = self.ids[kind]
         for name, path in files.items():
-            if name.endswith(".documents.parquet") and _value(path, record_id, "id") is not None:
-                return TRAINED if name.startswith("train") else MEASURED
-        return None
+            if kind == "documents" and name.endswith(".documents.parquet"):
+                how = TRAINED if name.startswith("train") else MEASURED
+                yield from ((row["id"], how) for row in _rows_of(path, ids, ["id"]))
+            elif name.split("/")[0] == f"{kind}.parquet":
+                for row in _rows_of(path, ids, ["id", "split"]):
+                    yield row["id"], TRAINED if row["split"] == "train" else MEASURED
 
-    def _artefact(self, digest: str, place: str) -> dict[str, Path] | None:
-        if (digest, place) not in self._files:
-            folder = self.data / place
-            if (folder / manifest.MANIFEST).is_file() and manifest.read(folder).digest == digest:
-                self._files[digest, place] = {name: folder / name for name in manifest.read(folder).files}
-            else:
-                self._files[digest, place] = cached_artefact(digest, self.cache)
-        return self._files[digest, place]
+    def _files(self, digest: str) -> dict[str, Path] | None:
+        if digest in self.here:
+            folder, made = self.here[digest]
+            return {name: folder / name for name in made.files}
+        files = self._cached.get(digest)
+        return files if files and all(path.is_file() for path in files.values()) else None
+
+    @cached_property
+    def _cached(self) -> dict[str, dict[str, Path]]:
+        return cached_artefacts(self.cache)
 
 
 def sightings(
-    trace: Trace, versions: Iterable[RegisteredVersion], data: Path = DATA, witnesses: Witnesses | None = None
-) -> list[Sighting]:
-    """The checkpoints in data/ and the registered versions that met the record, or of which it cannot be known."""
-    if trace.kind not in _LISTED_IN:
-        return []  # refused bytes reach no model
-    witnesses = witnesses or Witnesses(data)
-    place = _LISTED_IN[trace.kind]
-    found = []
+    traces: Iterable[Trace], versions: Iterable[RegisteredVersion], data: Path = DATA, cache: Path = CACHE
+) -> dict[str, list[Sighting]]:
+    """By the id of each record, the checkpoints in data/ and the registered versions that met it, or may have.
+
+    One pass over what lists records, however many records there are.
+    """
+    found: dict[str, list[Sighting]] = {trace.id: [] for trace in traces}
+    ids: dict[str, list[str]] = {}
+    for trace in traces:
+        if trace.kind in _LISTED_IN:  # refused bytes reach no model
+            ids.setdefault(trace.kind, []).append(trace.id)
+    here = artefacts(data)
+    witnesses = _Witnesses(here, cache, {kind: pa.array(those, pa.string()) for kind, those in ids.items()})
+    for model in (*_checkpoints(here, data), *_registered(here, versions)):
+        for kind in ids:
+            if not model.learns(kind):
+                continue
+            place = _LISTED_IN[kind]
+            digest = model.lineage.get(place) or model.lineage.get(place.split("/")[0], "")
+            if not digest and model.version is None:
+                continue
+            for record_id, how in witnesses.how(digest, kind).items():
+                found[record_id].append(Sighting(model.name, model.version, model.aliases, how))
+    return found
+
+
+def _checkpoints(here: Mapping[str, tuple[Path, manifest.Manifest]], data: Path) -> Iterator[_Model]:
     for folder in sorted((data / "checkpoints").glob("*/")):
         if not (folder / manifest.MANIFEST).is_file():
             continue
         made = manifest.read(folder)
-        if _learns(made.facts.get("task", "language-model"), trace.kind):
-            # The role of a missing ancestor is kept too: "tokens - not here", "examples - not here".
-            lineage = {name.removesuffix(" - not here"): digest for name, digest in ancestors(folder, data).items()}
-            digest = lineage.get(place) or lineage.get(place.split("/")[0])
-            if digest and (how := witnesses.how(digest, trace.kind, trace.id)):
-                found.append(Sighting(folder.relative_to(data).as_posix(), None, (), how))
+        # The role of a missing ancestor is kept too: "tokens - not here", "examples - not here".
+        lineage = {name.removesuffix(" - not here"): d for name, d in ancestors(folder, data, here).items()}
+        tasks = _tasks(here, {made.digest, *lineage.values()})
+        yield _Model(folder.relative_to(data).as_posix(), None, (), tasks, lineage)
+
+
+def _registered(
+    here: Mapping[str, tuple[Path, manifest.Manifest]], versions: Iterable[RegisteredVersion]
+) -> Iterator[_Model]:
     for version in versions:
-        if not _learns(version.task, trace.kind):
-            continue
-        key = place.replace("/", ".")
-        digest = version.lineage.get(key) or version.lineage.get(key.split(".")[0])
-        how = witnesses.how(digest, trace.kind, trace.id) if digest else UNKNOWN
-        if how:
-            found.append(Sighting(version.name, version.version, version.aliases, how))
-    return found
+        lineage = {place.replace(".", "/"): digest for place, digest in version.lineage.items()}
+        tasks = _tasks(here, lineage.values()) | {version.task}
+        yield _Model(version.name, version.version, version.aliases, tasks, lineage)
 
 
-def _learns(task: str | None, kind: str) -> bool:
-    """Whether a model of this task learns from this kind of record; a task nobody wrote down might be any."""
-    return kind == "documents" or task is None or task == _TASK[kind]
+def _tasks(here: Mapping[str, tuple[Path, manifest.Manifest]], digests: Iterable[str]) -> frozenset[str | None]:
+    """What those of the artefacts that are checkpoints were trained for."""
+    made = [here[digest][1] for digest in digests if digest in here]
+    return frozenset(each.facts.get("task", "language-model") for each in made if each.kind == "checkpoint")
 
 
-def _value(path: Path, record_id: str, column: str) -> str | None:
-    """The column of the row with this id, a row group at a time."""
+def _rows_of(path: Path, ids: pa.Array, columns: list[str]) -> Iterator[dict[str, str]]:
+    """The columns of the rows with one of these ids, a row group at a time."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=sorted({"id", column}))
-            row = table.filter(pc.equal(table["id"], record_id))
-            if len(row):
-                return str(row[column][0].as_py())
-    return None
+            table = file.read_row_group(group, columns=columns)
+            yield from table.filter(pc.is_in(table["id"].cast(pa.string()), value_set=ids)).to_pylist()

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import encodings, erase, erasures, trace
 from pipeline.cleaning.rejections import Rejection
-from pipeline.documents import KINDS, Document, write_records
+from pipeline.documents import KINDS, Document, read_records, write_records
 from pipeline.errors import DataError
 from pipeline.quarantine import write_rejections
 from pipeline.shards import map_shard
@@ -192,6 +192,24 @@ def test_a_record_of_any_kind_is_erased(kind: str, tmp_path: Path, monkeypatch: 
     erase.record(found)
     third = make.of(**{**values, beside: "a third"})
     assert [type(r) for r in erasures.honoured([record, copy, third], erasures.load())] == [Rejection] * 3
+
+
+def test_many_records_are_erased_as_one_is(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many files are opened for forty records, and to see that they are gone, as for one."""
+    opened = []
+    open_file = pq.ParquetFile
+    monkeypatch.setattr(pq, "ParquetFile", lambda *a, **k: opened.append(a[0]) or open_file(*a, **k))
+    versions = [RegisteredVersion("base", n, (), "language-model", {"tokens": f"{n:064}"}) for n in range(3)]
+    documents = list(read_records(made.path("documents/clean/documents.parquet"), Document))
+    counts = []
+    with contextlib.chdir(made.root):
+        for some in (documents[:1], documents):
+            opened.clear()
+            erase.record(erase.find([document.id for document in some], None, versions))
+            with pytest.raises(DataError, match=f"{len(some)} erased records are still in data/"):
+                erase.purge(lambda: None)
+            counts.append(len(opened))
+    assert counts[0] == counts[1]
 
 
 def test_what_stands_nowhere_cannot_be_erased(made: Any) -> None:

@@ -95,7 +95,7 @@ def test_the_models_that_met_a_document_are_named(made: Any) -> None:
         for document in documents_of(made):
             [found] = trace.by_id(document.id)
             assert found.tokens
-            seen[found.tokens.split] = [(s.model, s.how) for s in sightings(found, [])]
+            seen[found.tokens.split] = [(s.model, s.how) for s in sightings([found], [])[found.id]]
         models = [f"checkpoints/{name}" for name in ("assistant", "base", "spam")]
         assert seen == {
             "train": [(model, TRAINED) for model in models],
@@ -104,7 +104,7 @@ def test_the_models_that_met_a_document_are_named(made: Any) -> None:
         how = {}
         for message in read_records(made.path("examples/clean/messages.parquet"), Message):
             [found] = trace.by_id(message.id)
-            how[message.split] = [(s.model, s.how) for s in sightings(found, [])]
+            how[message.split] = [(s.model, s.how) for s in sightings([found], [])[found.id]]
         assert how == {
             "train": [("checkpoints/spam", TRAINED)],
             "validation": [("checkpoints/spam", MEASURED)],
@@ -121,9 +121,12 @@ def test_what_cannot_be_known_is_not_guessed(made: Any) -> None:
     ]
     with contextlib.chdir(made.root):
         found = next(t for d in documents_of(made) for t in trace.by_id(d.id) if t.split == "train")
-        assert [(s.version, s.how) for s in sightings(found, versions) if s.version] == [(1, UNKNOWN), (2, TRAINED)]
+        assert [(s.version, s.how) for s in sightings([found], versions)[found.id] if s.version] == [
+            (1, UNKNOWN),
+            (2, TRAINED),
+        ]
         # One that only an earlier corpus held, and this one's tokens do not.
-        assert sightings(trace.absent("e" * 64), versions[1:]) == []
+        assert sightings([trace.absent("e" * 64)], versions[1:]) == {"e" * 64: []}
 
 
 def record_of(kind: str) -> Record:
@@ -177,7 +180,9 @@ def test_an_example_of_any_kind_is_found_and_so_is_its_model(kind: str, tmp_path
     assert found.text_digest == text_digest(learned_text(record))
     [by_phrase] = trace.by_text(f'"\nof the {kind}', tmp_path)
     assert by_phrase == replace(found, match="contains")
-    assert [(s.model, s.how) for s in sightings(found, [], tmp_path)] == [(f"checkpoints/{LEARNED_BY[kind]}", TRAINED)]
+    assert [(s.model, s.how) for s in sightings([found], [], tmp_path)[found.id]] == [
+        (f"checkpoints/{LEARNED_BY[kind]}", TRAINED)
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,3 +226,18 @@ def test_an_id_that_two_records_begin_with_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 records have an id that begins with ABCDEF"):
         trace.by_id("ABCDEF", tmp_path)
     assert [t.id[:7] for t in trace.by_id("ABCDEF2", tmp_path)] == ["abcdef2"]
+
+
+def test_a_model_met_what_its_start_learned(tmp_path: Path) -> None:
+    """One that learned to prefer, after it learned instructions, met those too, in data/ and in the registry."""
+    record = write_example(tmp_path, "instructions")
+    start = tmp_path / "checkpoints/instructions"
+    inputs = {"start": start, "examples": tmp_path / "examples/clean"}
+    with manifest.commit(tmp_path / "checkpoints/polite", "checkpoint", inputs=inputs) as draft:
+        draft.facts["task"] = "preferences"
+    lineage = {"checkpoints.instructions": manifest.read(start).digest}
+    lineage["examples.clean"] = manifest.read(tmp_path / "examples/clean").digest
+    version = RegisteredVersion("polite", 1, (), "preferences", lineage)
+    [found] = trace.by_id(record.id, tmp_path)
+    met = [(s.model, s.how) for s in sightings([found], [version], tmp_path)[record.id]]
+    assert met == [("checkpoints/instructions", TRAINED), ("checkpoints/polite", TRAINED), ("polite", TRAINED)]
