@@ -169,7 +169,7 @@ def dropped_record(kind: str, raw: bytes) -> Record | None:
 def listing(root: Path, stage: str, beginning: str, show: int, *, as_json: bool) -> Iterator[str]:
     """A line for each record that a stage turned away for a reason beginning like this; the text of the first `show`.
 
-    As JSON it is one object of lists; a text that is not asked for is not in it.
+    Lines come as they are read. As JSON it is one object of lists; a text that is not asked for is not in it.
     """
     if stage not in STAGES_WITH_QUARANTINE:
         raise ConfigurationError(f"{stage}: only {' and '.join(STAGES_WITH_QUARANTINE)} turn records away")
@@ -180,16 +180,17 @@ def listing(root: Path, stage: str, beginning: str, show: int, *, as_json: bool)
             continue
         counts[rule_of(rejection.reason)] += 1
         text = rejection.raw.decode(errors="backslashreplace").replace("\0", "\n") if counts.total() <= show else None
-        where = {"source": rejection.source, "name": rejection.name, "offset": rejection.offset}
-        rows.append({**where, "reason": rejection.reason, **({} if text is None else {"text": text})})
+        if as_json:
+            where = {"source": rejection.source, "name": rejection.name, "offset": rejection.offset}
+            rows.append({**where, "reason": rejection.reason, **({} if text is None else {"text": text})})
+            continue
+        yield f"{rejection.source} {rejection.name}, byte {rejection.offset:,}: {rejection.reason}"
+        if text is not None:
+            yield "".join(f"    {line}\n" for line in text.splitlines())
     if as_json:
         yield json.dumps({"stage": stage, "by_reason": dict(sorted(counts.items())), "records": rows})
-        return
-    for row in rows:
-        yield f"{row['source']} {row['name']}, byte {row['offset']:,}: {row['reason']}"
-        if "text" in row:
-            yield "".join(f"    {line}\n" for line in str(row["text"]).splitlines())
-    yield "; ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "nothing was turned away"
+    else:
+        yield "; ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "nothing was turned away"
 
 
 def read_changes(folder: Path) -> list[Change]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import manifest
+from pipeline import manifest, quarantine
 from pipeline.cleaning.rejections import Rejection
 from pipeline.errors import ConfigurationError, DataError
 from pipeline.quarantine import keeping_rejections, listing, read_rejections, write_rejections
@@ -70,6 +71,20 @@ def test_a_listing_shows_texts_only_on_request(tmp_path: Path) -> None:
     assert [record.get("text") for record in json.loads(said)["records"]] == ["abc\\xff", None, None, None, None]
     with pytest.raises(ConfigurationError, match="tokenize: only ingest and clean turn records away"):
         list(listing(tmp_path, "tokenize", "", 0, as_json=False))
+
+
+def test_a_listing_comes_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first line is there before the second record is read, so that no listing is held in memory."""
+    read = []
+
+    def reading(_: Path) -> Iterator[Rejection]:
+        for rejection in REJECTIONS:
+            read.append(rejection.name)
+            yield rejection
+
+    monkeypatch.setattr(quarantine, "read_rejections", reading)
+    assert next(listing(tmp_path, "clean", "", 0, as_json=False)).startswith("texts a.txt, byte 3")
+    assert read == ["a.txt"]
 
 
 def test_bytes_leave_memory_as_they_come(tmp_path: Path) -> None:
