@@ -55,9 +55,16 @@ def purge(root: Path, *, yes: bool) -> None:
     """Remove what earlier runs left behind, once nothing erased is left in data/."""
     from pipeline import versioning
 
-    _confirm("erase --purge: this removes data/scratch and every cached output that is not in data/ now; go on?", yes)
+    _confirm(
+        "erase --purge: this removes data/scratch, the stages' logs and every cached output that is not in data/ now; "
+        "go on?",
+        yes,
+    )
     erasing.purge(lambda: versioning.forget_old_outputs(root))
-    print("old copies are gone from .dvc/cache and data/scratch; copies in DVC remotes and backups are yours to remove")
+    print(
+        "old copies are gone from .dvc/cache and data/scratch, and the stages' logs; what Prefect and MLflow keep, DVC "
+        "remotes and backups are yours to clear, see docs/erasure.md"
+    )
 
 
 def _confirm(question: str, yes: bool) -> None:

@@ -1,7 +1,7 @@
 """Goes in: records that must go. Comes out: data/erasures.txt with their digests, and what else has to be done.
 
 `erase` changes no data itself: it records the decision, and the next run makes everything anew without the records.
-Old copies stay in DVC's cache and in data/scratch until `purge`.
+Old copies stay in DVC's cache and in data/scratch, and what was said of them in the stages' logs, until `purge`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.lineage import DATA, artefacts
 from pipeline.sightings import MEASURED, UNKNOWN, Sighting, sightings
 from pipeline.trace import FILES, Trace, by_ids, by_text, copies_of, distinct, still_held
 from pipeline.tracking.lineage_tags import RegisteredVersion
+from pipeline.tracking.spool import STATE
 
 SCRATCH = "scratch"
 
@@ -112,8 +113,13 @@ AFTERWARDS = (
 )
 
 
-def purge(remove_old_cache: Callable[[], None], data: Path = DATA, path: Path = erasures.FILE) -> None:
-    """Remove old copies from data/scratch and DVC's cache; DataError while data/ itself may hold an erased record."""
+def purge(
+    remove_old_cache: Callable[[], None], data: Path = DATA, path: Path = erasures.FILE, logs: Path = STATE / "logs"
+) -> None:
+    """Remove old copies from data/scratch and DVC's cache, and the logs of stages, which name records and quote models.
+
+    DataError while data/ itself may hold an erased record.
+    """
     held = still_held(erasures.load(path), data)
     if held:
         raise DataError(
@@ -132,4 +138,9 @@ def purge(remove_old_cache: Callable[[], None], data: Path = DATA, path: Path = 
             "it; `homegrown run` first, or remove the folder of a model that is not in params.yaml any more"
         )
     shutil.rmtree(data / SCRATCH, ignore_errors=True)
+    for log in logs.glob("*"):
+        if log.is_file() and not log.name.endswith(
+            "-server.log"
+        ):  # a server may be writing to its own, and says nothing of records
+            log.unlink()
     remove_old_cache()

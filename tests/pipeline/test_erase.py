@@ -164,6 +164,19 @@ def test_purge_waits_for_quarantined_bytes_too(where: str, tmp_path: Path, monke
     assert removed == ["cache"]
 
 
+def test_purge_takes_the_logs_of_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They name what was refused and quote what models wrote; the log of a server, which may be running, stays."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    erasures.FILE.write_text("")
+    logs = Path(".homegrown/logs")
+    logs.mkdir(parents=True)
+    for name in ("ingest.log", "pretrain.traceback.txt", "error-20260101-000000-1.txt", "web-server.log"):
+        (logs / name).touch()
+    erase.purge(lambda: None)
+    assert [log.name for log in logs.iterdir()] == ["web-server.log"]
+
+
 def test_what_has_no_bytes_is_not_recorded_by_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that is erased already, asked for once more, does not have every empty text erased."""
     monkeypatch.chdir(tmp_path)
