@@ -199,8 +199,13 @@ T = TypeVar("T")
 def learned_texts(record: Record) -> list[str]:
     """The texts of a record that a model would learn from: fields, or what each turn of a conversation says."""
     if isinstance(record, Conversation):
-        return [turn["content"] for turn in json.loads(record.messages)]
+        return said_in(record.messages)
     return [getattr(record, name) for name in LEARNED[type(record)]]
+
+
+def said_in(messages: str) -> list[str]:
+    """What each turn of a conversation says."""
+    return [turn["content"] for turn in json.loads(messages)]
 
 
 def with_texts(record: R, texts: Sequence[str]) -> R:

@@ -6,7 +6,7 @@ that artefact is neither in data/ nor in DVC's cache, the answer is "cannot be k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -46,18 +46,29 @@ class Sighting:
 
 
 @dataclass(frozen=True)
+class _Training:
+    """What a model was trained for, and on which data sets; None where it is not known here, and might be any."""
+
+    task: str | None
+    datasets: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
 class _Model:
     name: str
     version: int | None
     aliases: tuple[str, ...]
-    tasks: frozenset[str | None]
-    """What it was trained for, and what the models that it started from were; None where nobody wrote it down."""
+    trainings: Sequence[_Training]
+    """Its own, and those of the models that it started from."""
     lineage: Mapping[str, str]
     """Place of each artefact that it was made from → digest."""
 
-    def learns(self, kind: str) -> bool:
-        """Whether it may have met such a record; a task nobody wrote down might be any."""
-        return kind == "documents" or not self.tasks.isdisjoint({_TASK[kind], None})
+    def learns(self, kind: str, dataset: str) -> bool:
+        """Whether it may have met a record of this kind and data set."""
+        return kind == "documents" or any(
+            training.task in (_TASK[kind], None) and (training.datasets is None or dataset in training.datasets)
+            for training in self.trainings
+        )
 
 
 @dataclass
@@ -112,6 +123,7 @@ def sightings(
     One pass over what lists records, however many records there are.
     """
     found: dict[str, list[Sighting]] = {trace.id: [] for trace in traces}
+    dataset_of = {trace.id: trace.source for trace in traces}
     ids: dict[str, list[str]] = {}
     for trace in traces:
         if trace.kind in _LISTED_IN:  # refused bytes reach no model
@@ -120,14 +132,13 @@ def sightings(
     witnesses = _Witnesses(here, cache, {kind: pa.array(those, pa.string()) for kind, those in ids.items()})
     for model in (*_checkpoints(here, data), *_registered(here, versions)):
         for kind in ids:
-            if not model.learns(kind):
-                continue
             place = _LISTED_IN[kind]
             digest = model.lineage.get(place) or model.lineage.get(place.split("/")[0], "")
             if not digest and model.version is None:
                 continue
             for record_id, how in witnesses.how(digest, kind).items():
-                found[record_id].append(Sighting(model.name, model.version, model.aliases, how))
+                if model.learns(kind, dataset_of[record_id]):
+                    found[record_id].append(Sighting(model.name, model.version, model.aliases, how))
     return found
 
 
@@ -138,8 +149,8 @@ def _checkpoints(here: Mapping[str, tuple[Path, manifest.Manifest]], data: Path)
         made = manifest.read(folder)
         # The role of a missing ancestor is kept too: "tokens - not here", "examples - not here".
         lineage = {name.removesuffix(" - not here"): d for name, d in ancestors(folder, data, here).items()}
-        tasks = _tasks(here, {made.digest, *lineage.values()})
-        yield _Model(folder.relative_to(data).as_posix(), None, (), tasks, lineage)
+        trainings = _trainings(here, {made.digest, *lineage.values()})
+        yield _Model(folder.relative_to(data).as_posix(), None, (), trainings, lineage)
 
 
 def _registered(
@@ -147,14 +158,19 @@ def _registered(
 ) -> Iterator[_Model]:
     for version in versions:
         lineage = {place.replace(".", "/"): digest for place, digest in version.lineage.items()}
-        tasks = _tasks(here, lineage.values()) | {version.task}
-        yield _Model(version.name, version.version, version.aliases, tasks, lineage)
+        trainings = _trainings(here, lineage.values())
+        if version.task not in {training.task for training in trainings}:
+            trainings.append(_Training(version.task, None))
+        yield _Model(version.name, version.version, version.aliases, trainings, lineage)
 
 
-def _tasks(here: Mapping[str, tuple[Path, manifest.Manifest]], digests: Iterable[str]) -> frozenset[str | None]:
-    """What those of the artefacts that are checkpoints were trained for."""
-    made = [here[digest][1] for digest in digests if digest in here]
-    return frozenset(each.facts.get("task", "language-model") for each in made if each.kind == "checkpoint")
+def _trainings(here: Mapping[str, tuple[Path, manifest.Manifest]], digests: Iterable[str]) -> list[_Training]:
+    """The trainings of those of the artefacts that are checkpoints in data/."""
+    facts = [here[digest][1].facts for digest in digests if digest in here and here[digest][1].kind == "checkpoint"]
+    return [
+        _Training(each.get("task", "language-model"), tuple(each["datasets"]) if "datasets" in each else None)
+        for each in facts
+    ]
 
 
 def _rows_of(path: Path, ids: pa.Array, columns: list[str]) -> Iterator[dict[str, str]]:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import manifest
-from pipeline.documents import KINDS, LEARNED, part_files
+from pipeline.documents import KINDS, LEARNED, Conversation, part_files, said_in
 from pipeline.erasures import REASON, Erasures, learned_text, text_digest
 from pipeline.errors import DataError
 from pipeline.lineage import DATA
@@ -187,7 +187,13 @@ def _rows(
 
 def _texts(table: pa.Table, columns: tuple[str, ...]) -> list[str]:
     parts = [table[name].to_pylist() for name in columns]
-    return ["\n".join(p if isinstance(p, str) else p.decode(errors="ignore") for p in row) for row in zip(*parts)]  # noqa: B905
+    return [_text(row, columns) for row in zip(*parts, strict=True)]
+
+
+def _text(values: Iterable[str | bytes], columns: tuple[str, ...]) -> str:
+    """What a model would learn from the values of these columns."""
+    texts = [value if isinstance(value, str) else value.decode(errors="ignore") for value in values]
+    return "\n".join(said_in(texts[0]) if columns == LEARNED[Conversation] else texts)
 
 
 def _any_contains(table: pa.Table, columns: tuple[str, ...], text: str, digest: str) -> Any:
@@ -202,11 +208,12 @@ def _any_contains(table: pa.Table, columns: tuple[str, ...], text: str, digest: 
 
 
 def _match(row: dict[str, Any], columns: tuple[str, ...], digest: str) -> str:
-    return "equals" if text_digest("\n".join(row[name] for name in columns)) == digest else "contains"
+    return "equals" if text_digest(_text((row[name] for name in columns), columns)) == digest else "contains"
 
 
 def _record(kind: str, row: dict[str, Any], match: str) -> Trace:
     """A record of ours, of which nothing further is known yet."""
+    columns = FILES[kind][1]
     return Trace(
         id=row["id"],
         kind=kind,
@@ -218,7 +225,7 @@ def _record(kind: str, row: dict[str, Any], match: str) -> Trace:
         quarantine=None,
         split=row.get("split"),
         tokens=None,
-        text_digest=text_digest("\n".join(row[name] for name in FILES[kind][1])),
+        text_digest=text_digest(_text((row[name] for name in columns), columns)),
     )
 
 
@@ -263,6 +270,11 @@ def _followed(found: list[Trace], data: Path) -> list[Trace]:
             followed[trace.id] = replace(followed[trace.id], verdict=trace.verdict, quarantine=trace.quarantine)
     for record_id, place in token_places(data / "tokens", list(followed)).items():
         followed[record_id] = replace(followed[record_id], split=place.split, tokens=place)
+    examples = data / "examples" / "ingested"
+    sources = manifest.read(examples).facts.get("sources", {}) if (examples / manifest.MANIFEST).exists() else {}
+    for trace in followed.values():
+        if trace.licence is None and trace.source in sources:  # a table of examples has no column for it
+            followed[trace.id] = replace(trace, licence=sources[trace.source]["licence"])
     return [followed.get(trace.id, trace) for trace in found]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import encodings, erase, erasures, trace
 from pipeline.cleaning.rejections import Rejection
-from pipeline.documents import KINDS, Document, read_records, write_records
+from pipeline.documents import KINDS, Document, read_records, write_records, written_turns
 from pipeline.errors import DataError
 from pipeline.quarantine import write_rejections
 from pipeline.shards import map_shard
@@ -197,11 +197,14 @@ def test_a_record_of_any_kind_is_erased(kind: str, tmp_path: Path, monkeypatch: 
     names = [field.name for field in dataclasses.fields(KINDS[kind]) if field.name != "id"]
     beside = "source" if kind == "documents" else "split"
     values = {name: f"{CANARY} {name}" for name in names}
+    if kind == "conversations":
+        values["messages"] = written_turns([{"role": "user", "content": f'{CANARY}\n"messages"'}])
     make: Any = KINDS[kind]
     record, copy = make.of(**values), make.of(**{**values, beside: "another"})
     write_records([record, copy], KINDS[kind], folder / f"{kind}.parquet")
     found = erase.find([record.id[:10]], None, [])
     assert [[t.id for t in found.records], [t.id for t in found.copies]] == [[record.id], [copy.id]]
+    assert {erasures.text_digest(erasures.learned_text(record))} == {t.text_digest for t in found.records}
     erase.record(found)
     third = make.of(**{**values, beside: "a third"})
     assert [type(r) for r in erasures.honoured([record, copy, third], erasures.load())] == [Rejection] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,30 @@ def write_example(data: Path, kind: str) -> Record:
         ) as draft:
             draft.facts["task"] = task
     return record
+
+
+def test_a_model_met_what_is_of_its_data_sets(tmp_path: Path) -> None:
+    """Of two classifiers made from the same examples the one that learned from others never met it, nor its version."""
+    record: Any = write_example(tmp_path, "messages")
+    for name, datasets in (("mine", [record.dataset]), ("another", ["another"])):
+        inputs = {"examples": tmp_path / "examples/clean"}
+        with manifest.commit(tmp_path / "checkpoints" / name, "checkpoint", inputs=inputs) as draft:
+            draft.facts |= {"task": "classification", "datasets": datasets}
+    shutil.rmtree(tmp_path / "checkpoints/classification")
+    lineage = {"examples.clean": manifest.read(tmp_path / "examples/clean").digest}
+    versions = [
+        RegisteredVersion(
+            name,
+            1,
+            (),
+            "classification",
+            {**lineage, f"checkpoints.{name}": manifest.read(tmp_path / "checkpoints" / name).digest},
+        )
+        for name in ("mine", "another")
+    ]
+    [found] = trace.by_id(record.id, tmp_path)
+    met = sightings([found], versions, tmp_path, tmp_path / "cache")[record.id]
+    assert [(s.model, s.version) for s in met] == [("checkpoints/mine", None), ("mine", 1)]
 
 
 LEARNED_BY = {

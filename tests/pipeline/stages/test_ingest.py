@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import manifest
+from pipeline import manifest, trace
 from pipeline.documents import KINDS, Document, Instruction, Message, read_records
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
 
@@ -185,7 +185,11 @@ def test_every_kind_comes_in_by_the_same_door_and_passes_the_next(fresh: Any) ->
     fresh.run("clean")
     for kind, record in KINDS.items():
         if kind != "documents":
-            assert len(list(read_records(fresh.path(f"examples/clean/{kind}.parquet"), record))) == counts[kind]
+            rows: list[Any] = list(read_records(fresh.path(f"examples/clean/{kind}.parquet"), record))
+            assert len(rows) == counts[kind]
+            [own] = [row.id for row in rows if row.dataset == f"my-{kind}"]
+            [found] = trace.by_id(own, fresh.path(""))
+            assert (found.source, found.licence, found.verdict) == (f"my-{kind}", "MIT", "kept")
 
 
 @pytest.mark.slow
