@@ -1,7 +1,8 @@
 """Goes in: the records of a part. Comes out: each cleaned, or the reason to drop it; and the counts.
 
 A rule sees a record in this order: repair, normalise, empty, personal data, C4's lines, language, quality,
-contamination. The last three are for documents; an example is kept in whatever language and however short. None of
+contamination. The lines, language and quality matter for documents only; an example is kept in whatever language and
+however short. None of
 them looks at another record, so what is found of a part holds in every corpus that has it, whoever finds it.
 
 What costs most, personal data and what is judged by words, needs no more than a text, and is looked up under the text's
@@ -109,9 +110,11 @@ class Examination:
         each = iter(digests)
         examined.spelled = [b"".join(islice(each, len(own))) for own in texts_of]
         if self._judge:
-            standing = [verdict for verdict in verdicts if verdict.stands]
-            said = iter(self._judge([verdict.text for verdict in standing], [verdict.digest for verdict in standing]))
-            verdicts = [v.judged(Judgement.of(next(said), self._params)) if v.stands else v for v in verdicts]
+            judged = [verdict for verdict in verdicts if self._is_judged(verdict)]
+            said = iter(self._judge([verdict.text for verdict in judged], [verdict.digest for verdict in judged]))
+            verdicts = [v.judged(Judgement.of(next(said), self._params)) if self._is_judged(v) else v for v in verdicts]
+            if not self._of_documents:  # an equal example of another split may well stay
+                verdicts = [replace(verdict, stands=verdict.reason is None) for verdict in verdicts]
         examined.verdicts = verdicts
         for verdict, own in zip(verdicts, texts_of, strict=True):
             tally = examined.tallies[self.source_of(verdict.record)]
@@ -121,6 +124,10 @@ class Examination:
             else:
                 tally.is_dropped(verdict.reason)
         return examined
+
+    def _is_judged(self, verdict: Verdict) -> bool:
+        """Whether words matter: of examples those that are learned from, for the others are what is evaluated on."""
+        return verdict.stands and (self._of_documents or verdict.record.split == "train")
 
     def _spelled(self, examined: Examined, record: Any, text: str) -> str:
         if self._params.repair_unicode:

@@ -16,7 +16,7 @@ from model.freed_memory import keep_freed_memory
 from pipeline.cleaning import personal_data
 from pipeline.cleaning.contamination import EvaluationTexts
 from pipeline.cleaning.examination import Examination, policies_of
-from pipeline.cleaning.judgements import judge
+from pipeline.cleaning.judgements import judge, judge_examples
 from pipeline.cleaning.outcomes import Outcome
 from pipeline.documents import KINDS, in_batches, read_records, write_records
 from pipeline.memo import Known
@@ -68,7 +68,10 @@ class Examiner:
         findings: Sequence[Path],
         judgements: Sequence[Path] | None,
     ) -> None:
-        """The last two are the segments of memos: what is known of personal data and, if words matter, of those."""
+        """The last two are the segments of memos: what is known of personal data and, if words matter, of those.
+
+        Without the latter, records are examples, of which only `evaluations` say more.
+        """
         keep_freed_memory()
         self._params, self._evaluations, self._policies = params, evaluations, policies_of(params)
         self._findings = Known(findings)
@@ -79,7 +82,8 @@ class Examiner:
         name, file = asked
         find = _Lookup(self._findings, self._find_personal_data)
         judging = _Lookup(self._judgements, self._judge) if self._judgements else None
-        rules = Examination(self._params, name, KINDS[name], find, judging)
+        judge = self._judge_examples if judging is None and self._evaluations else judging
+        rules = Examination(self._params, name, KINDS[name], find, judge)
         examined = rules.examine(list(read_records(file, KINDS[name])))
         kept = [verdict.cleaned for verdict in examined.verdicts if verdict.reason is None]
         sink = io.BytesIO()
@@ -90,6 +94,15 @@ class Examiner:
 
     def _find_personal_data(self, texts: list[str]) -> list[bytes]:
         return [personal_data.to_bytes(personal_data.examine(text, self._policies)) for text in texts]
+
+    def _judge_examples(self, texts: Sequence[str], _digests: Sequence[bytes]) -> list[bytes]:
+        """Of an example no more matters than whether it holds what models are evaluated on."""
+        assert self._evaluations
+        return [
+            value
+            for batch in in_batches(texts, len)
+            for value in judge_examples(batch, self._params, self._evaluations)
+        ]
 
     def _judge(self, texts: list[str]) -> list[bytes]:
         """Batch by batch: what is laid out for a whole part would be large, and slower to look through."""

@@ -70,6 +70,13 @@ def judge(texts: list[str], params: Params, evaluations: contamination.Evaluatio
     return [row.tobytes() + reasons.get(place, "").encode() for place, row in enumerate(digests)]
 
 
+def judge_examples(texts: list[str], params: Params, evaluations: contamination.EvaluationTexts) -> list[bytes]:
+    """The same of examples, in whatever language and however short: only whether they are contaminated."""
+    reasons = evaluations.reasons_to_drop(words.Batch(texts))
+    no_bands = bytes(_BYTES_OF_BANDS if _finds_bands(params) else 0)
+    return [no_bands + reasons.get(place, "").encode() for place in range(len(texts))]
+
+
 def _finds_bands(params: Params) -> bool:
     return params.near_duplicates != "keep"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -107,12 +108,14 @@ def run(
     keep_freed_memory()
     sha256_of = {folder / name: e.sha256 for folder, manifest in given.items() for name, e in manifest.files.items()}
     evaluations = _evaluation_texts(evaluation_texts) if params.drop_contaminated else None
+    # The examples that are evaluated on are added to that as they come: no example is held against those.
+    given_texts = deepcopy(evaluations) if evaluations and evaluations.sets else None
     rows_in = 0
     with keeping_rejections(quarantine, stage="clean") as dropped, remembered_findings(params) as findings:
         # Examples come first: no document may hold what they will be evaluated with.
         with (
-            remembered_parts("examples", asdict(params)) as remembered,
-            workers(partial(Examiner, params, None, findings.folders, None), sized[ingested_examples]) as ready,
+            remembered_parts("examples", [asdict(params), given_texts and given_texts.digest()]) as remembered,
+            workers(partial(Examiner, params, given_texts, findings.folders, None), sized[ingested_examples]) as ready,
             commit(examples, "examples", params=params, inputs={"ingested": ingested_examples}) as draft,
         ):
             memories = Memories(findings, None, remembered)

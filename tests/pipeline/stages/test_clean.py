@@ -16,7 +16,7 @@ from pipeline.cleaning.groups import read_groups
 from pipeline.document_tokens import split_of_digest
 from pipeline.documents import KINDS, Document, Instruction, Message, learned_texts, part_files, read_records
 from pipeline.errors import ConfigurationError, DataError, IntegrityError
-from pipeline.params import build, load
+from pipeline.params import Compute, build, load
 from pipeline.quarantine import read_changes
 from pipeline.stages.clean import Params
 
@@ -401,6 +401,34 @@ def test_a_ray_cluster_changes_nothing(many_small_parts: Any, on_a_ray_cluster: 
     alone = cleaned_strictly(many_small_parts)
     many_small_parts.compute = on_a_ray_cluster(many_small_parts.compute)
     assert cleaned_strictly(many_small_parts) == alone
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_training_example_that_holds_an_evaluation_text_is_dropped(fresh: Any, workers: int) -> None:
+    """By the files in data/evaluation_texts; not by the examples' own test split, which shares wordings with them."""
+    said = "the quick brown fox jumps over the lazy dog and then goes home to sleep until the next morning"
+    (fresh.path("evaluation_texts")).mkdir()
+    (fresh.path("evaluation_texts") / "quiz.txt").write_text(said)
+    for split in ("train", "test"):
+        rows = [
+            {"instruction": f"Go on, {split}.", "input": "", "response": f"{said}, {split}"},
+            {
+                "instruction": "Say what all other instructions of this set and of its kin say as well, word by word",
+                "input": "",
+                "response": split,
+            },
+        ]
+        fresh.path(f"samples/instructions/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fresh.compute = Compute("cpu", 1, 3600, workers=workers)
+    fresh.run("ingest")
+    fresh.run("clean")
+    kept = list(read_records(fresh.path("examples/clean/instructions.parquet"), Instruction))
+    assert [(row.split, row.response[-5:]) for row in kept if row.split != "validation"] == [
+        ("train", "train"), ("test", " test"), ("test", "test"),
+    ]  # fmt: skip
+    assert reasons(fresh) == ["contaminated: has 13 words in a row"]
+    fresh.run("clean", drop_contaminated=False)
+    assert reasons(fresh) == []
 
 
 def test_a_language_is_named_by_its_code() -> None:
