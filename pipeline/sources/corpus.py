@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -46,7 +46,7 @@ class Corpus:
 
         def counted() -> Iterator[Reading]:
             nonlocal rows
-            for reading in self._readings(entry, key, tally, frozenset(_paths(without))):
+            for reading in self._readings(entry, key, tally, [place.resolve() for place in without]):
                 rows += 1
                 yield reading
 
@@ -68,7 +68,7 @@ class Corpus:
             **facts, "records": kept, "turned_away": refused, "licence": entry.licence, "origin": entry.origin,
         }  # fmt: skip
 
-    def _readings(self, entry: Entry, key: str, tally: Tally, without: frozenset[str]) -> Iterator[Reading]:
+    def _readings(self, entry: Entry, key: str, tally: Tally, without: Sequence[Path]) -> Iterator[Reading]:
         columns = columns_of(entry) if not entry.numbered else None
         options = Options(entry.encoding, columns, entry.numbered, entry.delimiter)
         if entry.scheme == "huggingface":
@@ -83,7 +83,7 @@ class Corpus:
             options=options, tally=tally, isolation=self.isolation, named_format=entry.format, scratch=self.scratch,
         )  # fmt: skip
 
-    def _files(self, entry: Entry, key: str, without: frozenset[str]) -> Iterator[Found]:
+    def _files(self, entry: Entry, key: str, without: Sequence[Path]) -> Iterator[Found]:
         if not entry.scheme:
             return files_of(Path(entry.path), key=key, without=without)
         if entry.scheme in ("http", "https"):
@@ -95,13 +95,6 @@ class Corpus:
                 )
             return iter([Found(name, str(content.resolve()))])
         return objects_of(entry.path, key=key, scratch=self.scratch)
-
-
-def _paths(places: Iterable[Path]) -> Iterator[str]:
-    """Every file at some places, by its whole path."""
-    for place in places:
-        if place.exists():
-            yield from (found.path for found in files_of(place))
 
 
 def _count_hub(place: str, key: str, tally: Tally) -> None:

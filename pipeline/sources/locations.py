@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,8 @@ class Found:
     """Whether it is gone when the next one is asked for."""
 
 
-def files_of(place: Path, *, key: str = "ingest.texts", without: Container[str] = ()) -> Iterator[Found]:
-    """Every file below a folder, sorted by path, or the one file that `place` is; but those whose path is in `without`.
+def files_of(place: Path, *, key: str = "ingest.texts", without: Sequence[Path] = ()) -> Iterator[Found]:
+    """Every file below a folder, sorted by path, or the one file that `place` is; but what is at or below `without`.
 
     Raises ConfigurationError naming `key` if there is nothing. The user names the place itself, so a link is followed
     there and nowhere else.
@@ -47,8 +47,10 @@ def files_of(place: Path, *, key: str = "ingest.texts", without: Container[str] 
         raise ConfigurationError(f"params.yaml: {key}: {place} {what}; make it, or name another")
     root = place.resolve()
     start = len(os.fspath(root)) + 1
+    others = tuple(os.fspath(other) for other in without)
+    below_others = tuple(f"{other}/" for other in others)
     for path, reason in _entries(root):
-        if path not in without:
+        if path not in others and not path.startswith(below_others):
             yield Found(_shown(path[start:]), path, reason)
 
 

@@ -27,7 +27,9 @@ def objects_of(address: str, *, key: str, scratch: Path) -> Iterator[Found]:
     """
     system, root = _connected(address, key)
     shown = address.split("?")[0]
-    found = _asked(lambda: system.find(root, detail=True), shown, key)
+    listed = _asked(lambda: system.find(root, detail=True), shown, key)
+    found = {name: (details.get("size"), details.get("ETag")) for name, details in listed.items()}
+    del listed  # much is said of each object, and there may be millions
     if not found:
         raise ConfigurationError(f"params.yaml: {key}: nothing is stored at {shown}; correct the address")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -40,9 +42,9 @@ def objects_of(address: str, *, key: str, scratch: Path) -> Iterator[Found]:
             if any(part.startswith(".") for part in short.split("/")):
                 yield Found(short, str(copy), DOTTED)
                 continue
-            _copy(system, name, copy, shown, key)
-            size = found[name].get("size")
-            if size is not None and copy.stat().st_size != size:
+            etag = _copy(system, name, copy, shown, key)
+            size, etag_before = found[name]
+            if size not in (None, copy.stat().st_size) or (etag and etag_before and etag != etag_before):
                 raise IntegrityError(
                     f"{shown}: an object changed while it was read; run again when nothing writes to it"
                 )
@@ -84,9 +86,11 @@ def _asked(question: Any, shown: str, key: str) -> Any:
         ) from error
 
 
-def _copy(system: Any, name: str, copy: Path, shown: str, key: str) -> None:
+def _copy(system: Any, name: str, copy: Path, shown: str, key: str) -> str:
+    """Copy an object; its ETag, where the store gives one."""
     # Only the store's own errors are the store's: a full disk here is another matter.
     source = _asked(lambda: system.open(name, "rb", cache_type="readahead"), shown, key)
     with source, copy.open("wb") as target:
         while block := _asked(lambda: source.read(8 * BLOCK_BYTES), shown, key):
             target.write(block)
+        return str((getattr(source, "details", None) or {}).get("ETag", ""))
