@@ -27,6 +27,8 @@ from pipeline.tracking.spool import STATE
 CHAMPION, CHALLENGER = "champion", "challenger"
 IS_CHAMPION = "is the champion"
 DIGEST_TAG = "homegrown.digest"
+# Made with a version and taken away once its alias is decided, so that a kill in between leaves nothing undecided.
+_UNDECIDED_TAG = "homegrown.undecided"
 _PROMOTION_LOCK = STATE / "locks" / "promotion.lock"
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 
@@ -54,8 +56,9 @@ def register(
     requirements: Sequence[str],
     client: Any,
 ) -> Version:
-    """Make sure that the exported model is in the registry, and that it is champion if it deserves to be.
+    """Make sure that the exported model is in the registry; a new version is champion if it deserves to be.
 
+    One that was there before is made champion only where there is none: who moved an alias by hand has decided.
     `samples`, what it wrote when it was evaluated, is kept with it, to be read beside those of later versions.
 
     Raises GateError for a figure that is missing or not a number, DependencyError if MLflow does not answer.
@@ -78,11 +81,14 @@ def register(
         number = (
             int(known[0].version) if known else _create(client, name, export, samples, made, tags, code, requirements)
         )
-        alias, note = _choose_alias(client, name, number)
-        if alias:
+        undecided = _UNDECIDED_TAG in client.get_model_version(name, str(number)).tags
+        alias, note = _choose_alias(client, name, number, undecided)
+        if alias == CHAMPION:
+            _make_champion(client, name, number)
+        elif alias:
             client.set_registered_model_alias(name, alias, str(number))
-            if alias == CHAMPION and _aliases(client, name).get(CHALLENGER) == number:
-                client.delete_registered_model_alias(name, CHALLENGER)
+        if undecided:
+            client.delete_model_version_tag(name, str(number), _UNDECIDED_TAG)
         aliases = tuple(sorted(a for a, v in _aliases(client, name).items() if v == number))
     return Version(name, number, aliases, main, value, not known, note)
 
@@ -120,8 +126,8 @@ def _create(
         if not _exists(client, name):
             client.create_registered_model(name, description=card)
         version = client.create_model_version(
-            name, logged.model_uri, run_id=mlflow.active_run().info.run_id, tags=dict(tags), description=card,
-            model_id=logged.model_id,
+            name, logged.model_uri, run_id=mlflow.active_run().info.run_id, tags={**tags, _UNDECIDED_TAG: "True"},
+            description=card, model_id=logged.model_id,
         )  # fmt: skip
     return int(version.version)
 
@@ -159,8 +165,8 @@ def _signature(task: str) -> tuple[Any, Any]:
     return ModelSignature(Schema(inputs), Schema([ColSpec(text, "text")]), options), pd.DataFrame(example)
 
 
-def _choose_alias(client: Any, name: str, number: int) -> tuple[str | None, str]:
-    """The alias that this version should take now, if any, and why."""
+def _choose_alias(client: Any, name: str, number: int, undecided: bool) -> tuple[str | None, str]:
+    """The alias that this version should take now, if any, and why it has the one it has."""
     aliases = _aliases(client, name)
     champion = aliases.get(CHAMPION)
     if champion == number:
@@ -169,11 +175,23 @@ def _choose_alias(client: Any, name: str, number: int) -> tuple[str | None, str]
         return CHAMPION, "the first of its name"
     new, old = (client.get_model_version(name, str(v)).tags for v in (number, champion))
     if new["homegrown.data"] != old.get("homegrown.data") or new["homegrown.metric"] != old.get("homegrown.metric"):
-        return CHALLENGER, f"version {champion} was measured on other data; `homegrown promote {name} {number}` decides"
+        note = f"version {champion} was measured on other data; `homegrown promote {name} {number}` decides"
+        return CHALLENGER if undecided else None, note
     ours, theirs = float(new["homegrown.value"]), float(old["homegrown.value"])
     better = ours >= theirs if new["homegrown.higher_is_better"] == "True" else ours <= theirs
     comparison = f"{new['homegrown.metric']} {ours:.4f} against {theirs:.4f} of version {champion}"
-    return (CHAMPION, f"not worse: {comparison}") if better else (CHALLENGER, f"worse: {comparison}")
+    if not better:
+        return CHALLENGER if undecided else None, f"worse: {comparison}"
+    if undecided:
+        return CHAMPION, f"not worse: {comparison}"
+    return None, f"not worse: {comparison}, which stays champion; `homegrown promote {name} {number}` decides"
+
+
+def _make_champion(client: Any, name: str, number: int) -> None:
+    """Give a version the alias, and take that of a challenger from it."""
+    client.set_registered_model_alias(name, CHAMPION, str(number))
+    if _aliases(client, name).get(CHALLENGER) == number:
+        client.delete_registered_model_alias(name, CHALLENGER)
 
 
 def promote(name: str, number: int) -> None:
@@ -185,7 +203,7 @@ def promote(name: str, number: int) -> None:
             raise GateError(f"promote: {name} has no version {number}")
         if not math.isfinite(float(found[0].tags.get("homegrown.value", "nan"))):
             raise GateError(f"promote: version {number} of {name} was never evaluated")
-        client.set_registered_model_alias(name, CHAMPION, str(number))
+        _make_champion(client, name, number)
 
 
 def load_champion(name: str) -> LoadedModel:

@@ -70,13 +70,45 @@ def test_champions_follow_the_figures(exported: Any) -> None:
     assert (row.name, row.version, row.aliases, row.value) == ("base", 4, ("challenger",), 0.1)
 
     registry.promote("base", 4)
-    assert int(connect().get_registered_model("base").aliases["champion"]) == 4
+    assert {alias: int(v) for alias, v in connect().get_registered_model("base").aliases.items()} == {"champion": 4}
     with pytest.raises(GateError, match="promote: base has no version 9"):
         registry.promote("base", 9)
     answer = registry.load_champion("base").generate(["The cat"], max_new_tokens=3, temperature=0.0)
     from pipeline.loaded_model import load
 
     assert answer == load(exported.path("exports/base")).generate(["The cat"], max_new_tokens=3, temperature=0.0)
+
+
+def test_a_promotion_by_hand_lasts(exported: Any) -> None:
+    """Going back to an earlier version is not undone when the later one is registered again; a new one may win."""
+    for figure in (3.0, 2.0):
+        with_metrics(exported, "base", bits_per_byte=figure)
+        register(exported)
+    registry.promote("base", 1)
+    again = register(exported)
+    assert (again.version, again.is_new, again.aliases) == (2, False, ())
+    assert again.note == (
+        "not worse: bits_per_byte 2.0000 against 3.0000 of version 1, which stays champion; "
+        "`homegrown promote base 2` decides"
+    )
+    with_metrics(exported, "base", bits_per_byte=2.5)
+    assert register(exported).aliases == ("champion",)
+
+
+def test_a_version_killed_before_it_had_an_alias_gets_it(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the process ends between making a version and deciding on it, the next one decides."""
+    with_metrics(exported, "base", bits_per_byte=2.0)
+    register(exported)
+    with_metrics(exported, "base", bits_per_byte=1.0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(registry, "_choose_alias", _interrupt)
+        register(exported)
+    again = register(exported)
+    assert (again.version, again.is_new, again.aliases) == (2, False, ("champion",))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_the_champion_wrote_is_kept(exported: Any) -> None:
