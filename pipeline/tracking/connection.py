@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -50,7 +51,8 @@ def connect() -> Any:
         os.environ.setdefault(name, value)
     import mlflow
 
-    warnings.showwarning = _without_bad_advice(warnings.showwarning)
+    if not isinstance(warnings.showwarning, _WithoutBadAdvice):
+        warnings.showwarning = _WithoutBadAdvice(warnings.showwarning)
     for name in ("mlflow", "alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(tracking_uri())
@@ -79,14 +81,15 @@ class mlflow_errors:  # noqa: N801 - used as a block, like contextlib's own
             ) from error
 
 
-def _without_bad_advice(show: Callable[..., None]) -> Callable[..., None]:
+@dataclass(frozen=True)
+class _WithoutBadAdvice:
     """MLflow urges, past every filter, to put type hints on `predict`; heeding it would discard the signature."""
 
-    def show_others(message: Warning | str, *arguments: Any, **options: Any) -> None:
-        if "type hint" not in str(message):
-            show(message, *arguments, **options)
+    show: Callable[..., None]
 
-    return show_others
+    def __call__(self, message: Warning | str, *arguments: Any, **options: Any) -> None:
+        if "type hint" not in str(message):
+            self.show(message, *arguments, **options)
 
 
 def _without_credentials(uri: str) -> str:
