@@ -7,6 +7,7 @@ so a kill between creating it and noting so does not make a second one; and MLfl
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -104,6 +105,7 @@ def _deliver_record(client: Any, path: Path) -> bool:
     if closing is None:
         return False
     client.set_terminated(state.run_id, closing["status"], closing["time_ms"])
+    shutil.rmtree(spool.kept_files(path), ignore_errors=True)
     path.unlink()
     state_path.unlink(missing_ok=True)
     return True

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -55,8 +57,23 @@ class RunRecord:
         self._write("cached", stage=stage, artefacts=dict(artefacts))
 
     def keep(self, path: Path, folder: str = "") -> None:
-        """Record that a file or folder belongs to the run."""
-        self._write("keep", path=str(path.resolve()), folder=folder)
+        """Record that a file or folder belongs to the run, as it is now: a copy of it waits in the spool.
+
+        A later run may have changed or removed it when MLflow can be reached again. What is kept is small, and some
+        of it is rewritten in place, which a link would follow.
+        """
+        try:
+            beside = kept_files(self.path)
+            beside.mkdir(exist_ok=True)
+            copied = Path(tempfile.mkdtemp(dir=beside)) / path.name
+            if path.is_dir():
+                shutil.copytree(path, copied)
+            else:
+                shutil.copy(path, copied)
+        except OSError as error:
+            print(f"{path} could not be kept with the run's record ({error}); the work goes on", file=sys.stderr)
+            return
+        self._write("keep", path=str(copied.resolve()), folder=folder)
 
     def end(self, status: Status) -> None:
         """Close the record."""
@@ -179,6 +196,11 @@ def delivery_is_running() -> bool:
             return False
     except Timeout:
         return True
+
+
+def kept_files(record: Path) -> Path:
+    """The folder beside a record with the files that belong to its run."""
+    return record.with_suffix(".files")
 
 
 def waiting() -> list[Path]:

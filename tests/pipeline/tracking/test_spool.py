@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,8 +35,10 @@ def test_everything_a_run_says_is_a_line() -> None:
     record = spool.open_record("stage", "clean", params={"drop": True}, tags={"a": "b"}, parent="p")
     record.metrics({"loss": 2}, 7)
     record.tags({"c": "d"})
-    record.keep(Path("data"), "docs")
+    Path("samples.json").write_text("[]")
+    record.keep(Path("samples.json"), "docs")
     record.end("FINISHED")
+    [kept] = spool.kept_files(record.path).rglob("samples.json")
     assert events(record.path) == [
         {
             "event": "start",
@@ -49,7 +52,7 @@ def test_everything_a_run_says_is_a_line() -> None:
         },
         {"event": "metrics", "values": {"loss": 2.0}, "step": 7},
         {"event": "tags", "values": {"c": "d"}},
-        {"event": "keep", "path": str(Path("data").resolve()), "folder": "docs"},
+        {"event": "keep", "path": str(kept.resolve()), "folder": "docs"},
         {"event": "end", "status": "FINISHED"},
     ]
 
@@ -89,6 +92,22 @@ print("went on")
     ended = python("-c", code, cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "went on\n")
     assert ended.stderr == "the run's record could not be written (File too large); the work goes on\n"
+
+
+def test_what_belongs_to_a_run_is_kept_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files and folders that a later run changes or removes still wait as they were; one that is not there is named."""
+    for name in ("loss.png", "docs/index.html"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("of this run")
+    record = spool.open_record("stage", "validate")
+    for name in ("loss.png", "docs", "nothing"):
+        record.keep(Path(name))
+    (tmp_path / "loss.png").write_text("of a later run")
+    shutil.rmtree(tmp_path / "docs")
+    loss, docs = (Path(event["path"]) for event in events(record.path)[1:])
+    assert (loss.read_text(), (docs / "index.html").read_text()) == ("of this run", "of this run")
+    assert capsys.readouterr().err.startswith("nothing could not be kept with the run's record (")
 
 
 @pytest.fixture
