@@ -33,6 +33,7 @@ class _State:
 
     run_id: str = ""
     offset: int = 0
+    """Where the first line begins that was not delivered; a record's last, its end, always counts as such."""
 
 
 def deliver_once(client: Any) -> int:
@@ -75,17 +76,17 @@ def deliver_until_done(poll_seconds: float = 1.0, linger_seconds: float = 3.0) -
 
 def _deliver_record(client: Any, path: Path) -> bool:
     """Deliver one record as far as it goes; True when it is complete and gone from the spool."""
-    events, end = _read_events(path)
-    if not events or events[0]["event"] != "start":
+    start = _beginning(path)
+    if start is None:
         return _give_up(path)
-    start = events[0]
     state_path = path.with_suffix(".state")
     state = _State(**json.loads(state_path.read_text())) if state_path.exists() else _State()
     if not state.run_id:
         state.run_id = _find_run(client, start["key"]) or _create_run(client, start)
         _log_params(client, state.run_id, start["params"])
         _save(state, state_path)
-    fresh = [event for event in events if event["_end"] > state.offset]
+    at_work = _at_work(start)  # asked first: what a process wrote before it ended is then there to be read
+    fresh, offset = _read_events(path, state.offset)
     points = [(event, k, v) for event in fresh if event["event"] == "metrics" for k, v in event["values"].items()]
     for first in range(0, len(points), _POINTS_PER_CALL):
         _log_points(client, state.run_id, points[first : first + _POINTS_PER_CALL])
@@ -97,11 +98,11 @@ def _deliver_record(client: Any, path: Path) -> bool:
         elif event["event"] == "keep" and (kept := Path(event["path"])).exists():
             log = client.log_artifacts if kept.is_dir() else client.log_artifact
             log(state.run_id, str(kept), event["folder"] or None)
-    state.offset = end
+    state.offset = offset
     _save(state, state_path)
-    closing = next((event for event in events if event["event"] == "end"), None)
-    if closing is None and not _at_work(start):
-        closing = {"status": "KILLED", "time_ms": events[-1]["time_ms"]}
+    closing = next((event for event in fresh if event["event"] == "end"), None)
+    if closing is None and not at_work:
+        closing = {"status": "KILLED", "time_ms": int(path.stat().st_mtime * 1000)}
     if closing is None:
         return False
     client.set_terminated(state.run_id, closing["status"], closing["time_ms"])
@@ -111,18 +112,36 @@ def _deliver_record(client: Any, path: Path) -> bool:
     return True
 
 
-def _read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines of a record, each with the offset where it ends; a torn last line waits for its rest."""
+def _beginning(path: Path) -> dict[str, Any] | None:
+    """A record's first event; None if it is not there, or not whole."""
+    with path.open("rb") as file:
+        line = file.readline()
+    try:
+        event = json.loads(line) if line.endswith(b"\n") else {}
+    except ValueError:
+        return None
+    return event if event.get("event") == "start" else None
+
+
+def _read_events(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a record from `offset` on, and where what comes after them begins: the end, or nothing yet.
+
+    A torn last line waits for its rest. A training writes for days: what was delivered is not read again.
+    """
     events = []
-    offset = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            break
-        offset += len(line)
-        try:
-            events.append({**json.loads(line), "_end": offset})
-        except ValueError:
-            continue  # a full disk cut it short, and the next one was written behind it
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                pass  # a full disk cut it short, and the next one was written behind it
+            else:
+                if events[-1]["event"] == "end":
+                    break
+            offset += len(line)
     return events, offset
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.tracking import spool
+from pipeline.tracking import delivery, spool
 from pipeline.tracking.connection import connect
 from pipeline.tracking.delivery import KEY_TAG, deliver_once, deliver_until_done
 
@@ -105,6 +106,26 @@ def test_an_open_record_is_delivered_as_it_grows() -> None:
     ]
 
 
+def test_what_was_delivered_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a long record only the first line and what was added since are parsed."""
+    record = spool.open_record("stage", "pretrain")
+    for step in range(1000):
+        record.metrics({"loss": 1.0}, step)
+    client = connect()
+    deliver_once(client)
+    record.metrics({"loss": 1.0}, 1000)
+    record.end("FINISHED")
+    parsed: list[bytes] = []
+    whole = json.loads
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery.json, "loads", lambda text: parsed.append(text) or whole(text))
+        patch.setattr(delivery, "_log_points", lambda *_: None)
+        patch.setattr(client, "set_terminated", lambda *_: None)
+        assert deliver_once(client) == 0
+    lines = [text for text in parsed if b"time_ms" in (text if isinstance(text, bytes) else text.encode())]
+    assert [whole(line)["event"] for line in lines] == ["start", "metrics", "end"]
+
+
 def test_children_are_linked_to_their_parent() -> None:
     """A stage's run carries its pipeline run as mlflow.parentRunId."""
     parent = spool.open_record("pipeline", "pipeline-small")
@@ -141,7 +162,7 @@ def test_delivery_killed_anywhere_delivers_everything_once(python: Python) -> No
     """Killed at one call after the other, delivery ends with each event there once."""
     uri = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}
     records = []
-    for call, when in ((1, "after"), (4, "after"), (8, "after")):
+    for call, when in ((1, "after"), (4, "after"), (8, "before"), (8, "after")):
         records.append(record_a_run())
         assert python("-c", KILLED_DELIVERY, str(call), when, cwd=Path.cwd(), **uri).returncode == -9
         assert spool.waiting() != []
@@ -156,7 +177,7 @@ def test_the_run_of_a_dead_process_is_closed_as_killed(python: Python) -> None:
     """A record without an end, whose writer is no more, does not stay RUNNING for ever."""
     code = """\
 import os, signal
-from pipeline.tracking import spool
+from pipeline.tracking import delivery, spool
 record = spool.open_record("stage", "pretrain")
 record.metrics({"loss": 1.0}, 1)
 os.kill(os.getpid(), signal.SIGKILL)
