@@ -30,6 +30,8 @@ PARAMS_FILE = "params.yaml"
 STAGES = ("ingest", "clean", "validate", "tokenize", "pretrain", "finetune", "evaluate", "export", "register")
 BASE_MODEL = "base"
 _SECTIONS = ("preset", "compute", *(s for s in STAGES if s != "finetune"), "finetunes", "models", "presets")
+# dvc.yaml names these among what a stage reads, and there it cannot look into a preset: stage, key, where it stands.
+_NOT_IN_A_PRESET = (("ingest", "texts", "ingest.texts"), ("finetune", "start", "finetunes.NAME.start"))
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -172,8 +174,6 @@ class ParamsFile:
                 if finetunes[start].get("task") == "classification":
                     raise ConfigurationError(f"{where}: {start} is a classifier, which nothing starts from")
                 way.append(start)
-        if any("start" in (preset["finetune"] or {}) for preset in self.content["presets"].values()):
-            raise ConfigurationError(f"{self.path}: presets.*.finetune: start is each entry's own; set it there")
 
     def under(self, preset: str) -> ParamsFile:
         """The same file as if `preset` were in force."""
@@ -211,6 +211,12 @@ def load(path: Path = Path(PARAMS_FILE)) -> ParamsFile:
             raise ConfigurationError(f"{path}: presets.{name} must name every stage; add `{missing[0]}: {{}}`")
         for stage in STAGES:
             _require_keys(preset[stage], f"{path}: presets.{name}.{stage}")
+        for stage, key, place in _NOT_IN_A_PRESET:
+            if key in (preset[stage] or {}):
+                raise ConfigurationError(
+                    f"{path}: presets.{name}.{stage}: {key} cannot differ by preset, for dvc.yaml reads {place}; "
+                    "set it there"
+                )
     finetunes = _mapping(content, "finetunes", path)
     for name, finetune in finetunes.items():
         _require_keys(finetune, f"{path}: finetunes.{name}")

@@ -228,13 +228,23 @@ def test_setting_a_value_finds_the_place_in_force(file: Path) -> None:
         ),
         ("spam:\n    start: base", "spam:\n    start: [base]", "spam.start: there is no model ['base']"),
         ("spam:\n    start: base\n", "spam:\n", "finetunes.spam: start is missing"),
-        ("finetune: {}", "finetune:\n      start: base", "presets.*.finetune: start is each entry's own"),
     ],
 )
 def test_a_finetune_starts_from_a_model_that_there_is(file: Path, old: str, new: str, said: str) -> None:
-    """An unknown start, a circle, a classifier, and a start that a preset would change are refused in one line."""
+    """An unknown start, a circle and a classifier are refused in one line."""
     edit(file, old, new)
     assert said in refusal(file)
+
+
+@pytest.mark.parametrize(
+    ("stage", "line", "place"),
+    [("ingest", "texts: data/mine", "ingest.texts"), ("finetune", "start: base", "finetunes.NAME.start")],
+)
+def test_a_preset_changes_no_path_that_dvc_watches(file: Path, stage: str, line: str, place: str) -> None:
+    """A key of a path in dvc.yaml would not take effect in a preset, so the file is refused, with the right place."""
+    edit(file, f"    {stage}: {{}}", f"    {stage}:\n      {line}")
+    with pytest.raises(ConfigurationError, match=rf"{line.split(':')[0]} cannot differ by preset, .* reads {place};"):
+        load(file)
 
 
 def test_starting_from_one_another_is_refused(file: Path) -> None:
