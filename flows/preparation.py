@@ -20,7 +20,7 @@ from flows.project import STATE
 from flows.stage_process import StoppedError
 from flows.surveyor import surveying
 from pipeline import versioning
-from pipeline.errors import ConfigurationError, TryAgainError
+from pipeline.errors import TryAgainError
 
 if TYPE_CHECKING:
     from pipeline.params import ParamsFile
@@ -138,18 +138,10 @@ def _configure(root: Path, settings: dict[str, str]) -> ParamsFile | None:
     path = Path(os.path.relpath(root / params.PARAMS_FILE))  # as a person would name it
     if not settings and not path.exists():
         return None  # where dvc.yaml wants them, DVC says so
-    before = _contents(path)
-    try:
+    if settings:
         preset = settings.pop("preset", None)
-        if preset is not None:
-            params.set_preset(path, preset)
-        if settings:
-            params.set_values(path, settings)
-        return params.load(path)
-    except ConfigurationError:
-        if before and path.read_bytes() != before:
-            path.write_bytes(before)  # all of what was asked for, or none of it
-        raise
+        return params.set_values(path, settings, preset)  # all of what was asked for, or none of it
+    return params.load(path)
 
 
 @contextlib.contextmanager

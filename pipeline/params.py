@@ -182,7 +182,11 @@ class ParamsFile:
 
 def load(path: Path = Path(PARAMS_FILE)) -> ParamsFile:
     """Read params.yaml and check its outline; ConfigurationError names the file and the key."""
-    content = _plain(_parse(path, YAML(typ="safe")))
+    return _outlined(_plain(_parse(path, YAML(typ="safe"))), path)
+
+
+def _outlined(content: Any, path: Path) -> ParamsFile:
+    """What a file holds, once its outline is known to be right."""
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: expected sections such as `ingest:`, found {type(content).__name__}")
     for key in content:
@@ -228,34 +232,38 @@ def load(path: Path = Path(PARAMS_FILE)) -> ParamsFile:
     return ParamsFile(path, content)
 
 
-def set_preset(path: Path, name: str) -> None:
-    """Rewrite the one line `preset:`, keeping comments and layout; ConfigurationError names the nearest preset."""
-    document = _parse(path)
-    _choose(document, name, path)
-    _rewrite(path, document)
-
-
-def set_values(path: Path, assignments: Mapping[str, str]) -> None:
+def set_values(path: Path, assignments: Mapping[str, str], preset: str | None = None) -> ParamsFile:
     """Set values, say `pretrain.steps` to `50`, where the values in force stand: in the preset if it has the key.
 
-    A value is read as YAML. All are set before the file is checked as a whole, and it is replaced only if it passes;
-    unknown keys are refused with the nearest one.
+    A preset, if one is given, is put in force first: the one line `preset:`. A value is read as YAML. Comments and
+    layout are kept. All is set before the file is checked as a whole, and it is replaced only if it passes; unknown
+    keys and presets are refused with the nearest one. Returns the file as it is then.
     """
-    load(path)
-    document = _parse(path)
-    _assign(document, assignments, path).check()
+    document, file = _changed(path, preset, assignments)
     _rewrite(path, document)
+    return file
 
 
 def preview(path: Path, preset: str | None, assignments: Mapping[str, str]) -> ParamsFile:
-    """The file as `set_preset` and `set_values` would leave it, which nobody writes."""
-    load(path)
+    """The file as `set_values` would leave it, which nobody writes."""
+    return _changed(path, preset, assignments)[1]
+
+
+def _changed(path: Path, preset: str | None, assignments: Mapping[str, str]) -> tuple[Any, ParamsFile]:
+    """The file with what was asked for, in the form that can be written, and as it is then found right."""
     document = _parse(path)
-    if preset is not None:
+    if preset is not None and isinstance(document, dict):
         _choose(document, preset, path)
-    file = _assign(document, assignments, path)
+    _outlined(_plain(document), path)
+    for key, text in assignments.items():
+        target, last = _place(document, key, path)
+        try:
+            target[last] = YAML().load(text)
+        except YAMLError as error:
+            raise ConfigurationError(f"{key}: {text!r} is not a YAML value") from error
+    file = _outlined(_plain(document), path)
     file.check()
-    return file
+    return document, file
 
 
 def _choose(document: Any, name: str, path: Path) -> None:
@@ -263,16 +271,6 @@ def _choose(document: Any, name: str, path: Path) -> None:
     if name not in presets:
         raise ConfigurationError(f"{path}: there is no preset {name!r}{_nearest(name, presets)}")
     document["preset"] = name
-
-
-def _assign(document: Any, assignments: Mapping[str, str], path: Path) -> ParamsFile:
-    for key, text in assignments.items():
-        target, last = _place(document, key, path)
-        try:
-            target[last] = YAML().load(text)
-        except YAMLError as error:
-            raise ConfigurationError(f"{key}: {text!r} is not a YAML value") from error
-    return ParamsFile(path, cast(dict[str, Any], _plain(document)))
 
 
 def set_value(path: Path, key: str, text: str) -> None:

@@ -55,16 +55,15 @@ def test_homegrown_commands_parse(command: str) -> None:
 @pytest.mark.slow
 def test_settings_named_in_the_readme_exist(tmp_path: Path) -> None:
     """`--set KEY=VALUE` and `--preset NAME`, as written in the README, are accepted by params.yaml as it is."""
-    from pipeline.params import set_preset, set_values
+    from pipeline.params import set_values
 
     params = tmp_path / "params.yaml"
     for command in of("homegrown"):
         params.write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
         words = shlex.split(command)
         settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-        for preset in [words[i + 1] for i, word in enumerate(words) if word == "--preset"]:
-            set_preset(params, preset)
-        set_values(params, dict(setting.split("=", 1) for setting in settings))
+        preset = next((words[i + 1] for i, word in enumerate(words) if word == "--preset"), None)
+        set_values(params, dict(setting.split("=", 1) for setting in settings), preset)
 
 
 def test_what_dvc_shows_is_in_the_graph() -> None:

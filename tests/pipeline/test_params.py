@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigurationError
-from pipeline.params import STAGES, load, set_preset, set_value, set_values
+from pipeline.params import STAGES, load, set_value, set_values
 
 OWN = Path(__file__).resolve().parents[2] / "params.yaml"
 # The repository's file with a few numbers that these tests count on, so that tuning it breaks none of them.
@@ -205,7 +205,7 @@ def test_setting_a_value_changes_one_line(file: Path) -> None:
 
 def test_setting_a_value_finds_the_place_in_force(file: Path) -> None:
     """Where the preset in force has the key, the value is set in the preset, and the section keeps its own."""
-    set_preset(file, "environment-docs")
+    set_values(file, {}, "environment-docs")
     before = file.read_text()
     set_value(file, "pretrain.steps", "7000")
     assert changed_lines(before, file) == ["-       steps: 6000", "+       steps: 7000"]
@@ -311,22 +311,38 @@ def test_a_wrong_assignment_is_refused_and_leaves_the_file(file: Path, key: str,
 @pytest.mark.parametrize("name", [n for n in load(OWN).content["presets"] if n != "small"])
 def test_choosing_a_preset_changes_one_line(file: Path, name: str) -> None:
     """`preset:` says what runs, and nothing else in the file is touched."""
-    set_preset(file, name)
+    set_values(file, {}, name)
     assert changed_lines(TEXT, file) == ["- preset: small", f"+ preset: {name}"]
 
 
 def test_choosing_the_preset_in_force_changes_nothing(file: Path) -> None:
     """Going to another preset and back leaves every byte as it was."""
-    set_preset(file, "gpt2-124m")
-    set_preset(file, "small")
+    set_values(file, {}, "gpt2-124m")
+    set_values(file, {}, "small")
     assert file.read_bytes() == TEXT.encode()
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest(file: Path) -> None:
     """A typo in a preset's name changes nothing and is answered with the nearest name."""
     with pytest.raises(ConfigurationError, match="there is no preset 'gpt-124m'; did you mean 'gpt2-124m'"):
-        set_preset(file, "gpt-124m")
+        set_values(file, {}, "gpt-124m")
     assert file.read_bytes() == TEXT.encode()
+
+
+def test_a_preset_that_no_stage_can_use_is_not_put_in_force(file: Path) -> None:
+    """A preset with a mistake in it is refused, values beside it or not, and the file keeps every byte."""
+    edit(file, "steps: 6000", "stepz: 6000")
+    before = file.read_bytes()
+    for assignments in ({}, {"compute.threads": "1"}):
+        with pytest.raises(ConfigurationError, match="pretrain: unknown key 'stepz'"):
+            set_values(file, assignments, "environment-docs")
+    assert file.read_bytes() == before
+
+
+def test_a_preset_that_is_not_there_can_be_left_for_one_that_is(file: Path) -> None:
+    """The file need not be right before it is set right."""
+    edit(file, "preset: small", "preset: smal")
+    assert set_values(file, {}, "small").preset == load(file).preset == "small"
 
 
 def test_compute_counts_the_cores_it_may_use(file: Path) -> None:
