@@ -156,8 +156,15 @@ class PipelineRun:
             process = self._processes[name]
             if process.running:
                 process.stop()
-            elif not (ending := process.end()).error:
-                self.settle(Outcome(name, "done" if ending.ran else "cached", process.seconds))
+                continue
+            ending = process.end()
+            if isinstance(ending.error, StoppedError):
+                state: State = "stopped"
+            elif ending.error:
+                state = "failed"
+            else:
+                state = "done" if ending.ran else "cached"
+            self.settle(Outcome(name, state, process.seconds, ending.error))
         self._early.clear()
         for stage in self.plan:
             if stage.name not in self.outcomes:

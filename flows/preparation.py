@@ -20,7 +20,7 @@ from flows.project import STATE
 from flows.stage_process import StoppedError
 from flows.surveyor import surveying
 from pipeline import versioning
-from pipeline.errors import TryAgainError
+from pipeline.errors import HomegrownError, TryAgainError
 
 if TYPE_CHECKING:
     from pipeline.params import ParamsFile
@@ -106,6 +106,11 @@ def prepared(
                     with run.stops_on_signals():
                         run.start_early()
                         yield run
+                except HomegrownError as error:
+                    run.finish()
+                    if run.stopped_by or not run.error:
+                        raise
+                    display.notice(str(error))  # that a stage failed by itself is what the run ends with, below
                 finally:
                     run.finish()
                     if _contents(root / versioning.LOCK_FILE) != lock:

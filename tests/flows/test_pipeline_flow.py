@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import pytest
 from flows import servers
 from flows.display import PlainDisplay
 from flows.preparation import prepared
+from pipeline.errors import DataError, DependencyError
 from pipeline.versioning import repair, survey
 from tests.flows.conftest import DVC_YAML, Project, environment
 
@@ -270,16 +272,26 @@ def test_first_stage_starts_before_prefect_is_asked(
 
 
 def test_stages_go_ahead_one_after_another_until_prefect_is_up(make_project: Callable[..., Project]) -> None:
-    """Before any flow, each stage runs when those before it have ended well, and none after a failure; it counts."""
+    """Before any flow, each stage runs when those before it have ended well, and none after a failure.
+
+    If Prefect never comes up, the stage that failed is what the run ends with, and both reasons are said.
+    """
     project = make_project(run_before=False)
     project.behave("count@y", exit=65, message="count@y: no good")
-    with contextlib.chdir(project.root), prepared(Path.cwd(), [], [], PlainDisplay()) as run:
+    said = io.StringIO()
+    with (
+        pytest.raises(DataError, match=r"^count@y: no good$"),
+        contextlib.chdir(project.root),
+        prepared(Path.cwd(), [], [], PlainDisplay(said)) as run,
+    ):
         project.wait_for("pid.count@y")
         assert run._processes["count@y"].wait() != 0
+        raise DependencyError("Prefect's server did not answer")
     done = {"read", "upper", "count@x"}
-    assert set(project.ran()) - {"count@y"} == done
+    assert project.ran() == sorted({*done, "count@y"})
     states = {name: outcome.state for name, outcome in run.outcomes.items()}
-    assert states == {name: "done" if name in done else "not run" for name in STAGES}
+    assert states == {**dict.fromkeys(STAGES, "done"), "count@y": "failed", "publish": "not run"}
+    assert {"Prefect's server did not answer", "count@y: failed: no good"} <= set(said.getvalue().splitlines())
 
 
 def test_stage_that_looks_fails_with_its_own_code(settled_project: Project) -> None:
