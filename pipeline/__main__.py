@@ -52,9 +52,7 @@ def main(arguments: list[str]) -> int:
     except HomegrownError as error:
         return _end(error.exit_code, " ".join(str(error).split()))
     except KeyboardInterrupt:
-        print(f"homegrown: {label}: stopped; nothing half-made is left, run again to do it", file=sys.stderr)
-        exit_line(_INTERRUPTED, f"{label} was stopped")
-        return _INTERRUPTED
+        return _end(_INTERRUPTED, f"{label}: stopped; nothing half-made is left, run again to do it")
     except Exception as error:
         LOGS.mkdir(parents=True, exist_ok=True)
         log = LOGS / f"{label}.traceback.txt"

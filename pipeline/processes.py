@@ -78,7 +78,11 @@ def run_in_processes(arguments: list[str], over: Wanted) -> int:
         try:
             elastic_launch(config, sys.executable)("-m", "pipeline", *arguments)
             ended = 0
-        except (ChildFailedError, SignalException):
+        except ChildFailedError:
+            ended = BUG_EXIT_CODE
+        except SignalException:
+            if not file.exists():  # none of them had come so far as to say how it ended
+                raise KeyboardInterrupt from None
             ended = BUG_EXIT_CODE
         finally:
             del os.environ[EXIT_CODE_FILE]

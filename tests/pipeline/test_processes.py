@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import __main__ as stages
 from pipeline import processes
 from pipeline.errors import ConfigurationError
 from pipeline.params import Compute, set_values
@@ -53,6 +54,46 @@ def test_the_first_that_ends_speaks(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv(processes.EXIT_CODE_FILE, str(tmp_path / "code"))
     assert [processes.first_to_end(code) for code in (74, 70)] == [True, False]
     assert (tmp_path / "code").read_text() == "74"
+
+
+def test_one_that_is_interrupted_says_so_with_130(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C outside the loop of a training is how the stage ended, and the process that watches hears of it."""
+    monkeypatch.setenv(processes.EXIT_CODE_FILE, str(tmp_path / "code"))
+    monkeypatch.setattr(stages, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(stages.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(stages, "_run", _interrupt)
+    assert [stages.main(["clean"]), stages.main(["clean"])] == [130, 130]
+    assert (tmp_path / "code").read_text() == "130"
+    assert capsys.readouterr().err == "homegrown: clean: stopped; nothing half-made is left, run again to do it\n"
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("left", "ends"), [("75", 75), (None, None)])
+def test_a_signal_to_the_one_that_watches_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, left: str | None, ends: int | None
+) -> None:
+    """Stopped by a signal, it ends as its processes did, and as any interrupted command if they had not begun."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def launch(*_: object) -> Callable[..., None]:
+        def stopped(*_: object) -> None:
+            if left:
+                Path(os.environ[processes.EXIT_CODE_FILE]).write_text(left)
+            raise SignalException("stopped", signal.SIGINT)
+
+        return stopped
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", launch)
+    if ends:
+        assert processes.run_in_processes(["pretrain"], Wanted(2, 1)) == ends
+        return
+    with pytest.raises(KeyboardInterrupt):
+        processes.run_in_processes(["pretrain"], Wanted(2, 1))
 
 
 @pytest.fixture
