@@ -61,6 +61,8 @@ class PipelineRun:
     """Those at work, or ended with nobody having heard how."""
     _early: set[str] = field(default_factory=set)
     """Those of them that wait to be taken over."""
+    _begun: set[str] = field(default_factory=set)
+    """Those that were started, however they ended."""
     _taken_over: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -208,8 +210,16 @@ class PipelineRun:
 
     def _launch(self, name: str) -> StageProcess:
         look = self.stage(name).look
-        process = StageProcess(self.root, name, self.tracking.environment(), force=name in self.force, look=look)
+        process = StageProcess(
+            self.root,
+            name,
+            self.tracking.environment(),
+            force=name in self.force,
+            look=look,
+            again=name in self._begun,
+        )
         self._processes[name] = process
+        self._begun.add(name)
         if self.stopped_by:  # the signal came while it was being started
             threading.Thread(target=process.stop, daemon=True).start()
         return process

@@ -55,12 +55,23 @@ class Ending:
 
 
 class StageProcess:
-    """`dvc repro --single-item STAGE`, from its start to its end; for a stage that only looks, its command alone."""
+    """`dvc repro --single-item STAGE`, from its start to its end; for a stage that only looks, its command alone.
+
+    Its log holds what it printed in one run: with `again`, below what an earlier attempt did.
+    """
 
     def __init__(
-        self, root: Path, stage: str, environment: Mapping[str, str], *, force: bool = False, look: str = ""
+        self,
+        root: Path,
+        stage: str,
+        environment: Mapping[str, str],
+        *,
+        force: bool = False,
+        look: str = "",
+        again: bool = False,
     ) -> None:
         self.stage = stage
+        self._again = again
         self._directly = bool(look)
         self._ran = self._directly
         self._exit: dict[str, Any] | None = None
@@ -122,7 +133,9 @@ class StageProcess:
         """What the process prints, sorted; every line but the marked ones also goes to the stage's log file."""
         assert self._process.stdout
         previous = ""
-        with self._log.open("w", encoding="utf-8") as log:
+        with self._log.open("a" if self._again else "w", encoding="utf-8") as log:
+            if self._again:  # the error of the attempt before points to what that one wrote
+                log.write(f"--- tried again at {time.strftime('%Y-%m-%d %H:%M:%S')} ---\n")
             for raw in self._process.stdout:
                 line = raw.rstrip("\n")
                 if fields := _marked(line, "@progress "):

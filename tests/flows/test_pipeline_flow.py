@@ -179,14 +179,17 @@ def test_exit_status_is_understood_without_a_message(project: Project, code: int
 def test_service_that_is_down_is_asked_again_and_bad_data_is_not(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit code 69 is tried three times, 65 once."""
+    """Exit code 69 is tried three times, 65 once; the log keeps what each attempt of a run printed, and of that run."""
+    log = project.root / ".homegrown" / "logs" / "read.log"
     monkeypatch.setattr("flows.graph.RETRY_DELAYS_SECONDS", (0, 0))
     project.behave("read", exit=69, message="read: nobody answers")
     assert project.homegrown("run", "read").returncode == 69
     assert project.ran() == ["read"] * 3
+    assert (log.read_text().count("hello from read"), log.read_text().count("--- tried again at ")) == (3, 2)
     project.behave("read", exit=65, message="read: bad data")
     assert project.homegrown("run", "read").returncode == 65
     assert project.ran() == ["read"]
+    assert log.read_text().count("hello from read") == 1
 
 
 def test_ctrl_c_lets_a_stage_save_and_names_the_way_on(project: Project) -> None:
