@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -348,7 +349,7 @@ def _refuse(error: HomegrownError, arguments: list[str]) -> int:
     stopped_by = getattr(error, "stopped_by", None)
     if stopped_by is None:
         return error.exit_code
-    print(f"homegrown: go on with: homegrown {' '.join(arguments)}", file=sys.stderr)
+    print(f"homegrown: go on with: homegrown {shlex.join(arguments)}", file=sys.stderr)
     return error.exit_code if getattr(error, "saved", False) else 128 + int(stopped_by)
 
 

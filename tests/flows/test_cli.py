@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
+from flows.stage_process import StoppedError
 from tests.flows.conftest import Project, environment
 
 
@@ -110,6 +113,16 @@ def test_ctrl_c_is_one_line_and_130(bare_project: Project, monkeypatch: pytest.M
     monkeypatch.setattr(launch.displays, "choose", interrupt)
     done = bare_project.homegrown("run")
     assert (done.returncode, done.stderr) == (130, "homegrown: interrupted\n")
+
+
+def test_a_stopped_command_can_be_pasted_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is said to go on with is the same command, whatever a shell would make of its words."""
+    stopped = StoppedError("stopped by SIGINT", saved=True)
+    stopped.stopped_by = signal.SIGINT  # type: ignore[attr-defined]
+    arguments = ["run", "--set", "ingest.sources=[a, b]"]
+    assert cli._refuse(stopped, arguments) == 75
+    command = capsys.readouterr().err.splitlines()[-1].removeprefix("homegrown: go on with: homegrown ")
+    assert shlex.split(command) == arguments
 
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
