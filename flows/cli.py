@@ -354,7 +354,7 @@ def _refuse(error: HomegrownError, arguments: list[str]) -> int:
 
 
 def _confess(error: Exception, arguments: list[str]) -> int:
-    """A bug of ours: one line, the traceback in a file, and all of it with --debug."""
+    """A bug of ours: one line without the exception's text, which may quote data; the traceback in a file."""
     from flows.project import STATE
 
     log = STATE / "logs" / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
@@ -366,8 +366,7 @@ def _confess(error: Exception, arguments: list[str]) -> int:
         where = "run again with --debug for the traceback"
     if "--debug" in arguments:
         traceback.print_exception(error)
-    reason = " ".join(str(error).split())[:300]
-    print(f"homegrown: a bug of ours: {type(error).__name__}: {reason}; {where}", file=sys.stderr)
+    print(f"homegrown: {type(error).__name__}, a fault of the program; {where}, please report it", file=sys.stderr)
     return BUG_EXIT_CODE
 
 
