@@ -180,7 +180,7 @@ class Starting:
                 # Between our look at the port and the server's, somebody else may have taken it.
                 if attempts < 3 and (not _port_free(server.port) or _met_a_stranger(self._root, kind)):
                     attempts += 1
-                    server = _launch(self._root, kind)
+                    server = self._launched_again(server)
                     continue
                 raise DependencyError(
                     f"{kind.title}'s server ended while starting: {_last_line(self._root, kind)} "
@@ -196,6 +196,14 @@ class Starting:
         self._say(f"{kind.title}'s server is up at {server.url} after {time.monotonic() - self._begun:.0f} s")
         self._server = server
         return server
+
+    def _launched_again(self, dead: Server) -> Server:
+        """A server in place of one that ended: the one that another command has started meanwhile, or a new one."""
+        with _lock(self._root, self._kind, self._say):
+            recorded = _recorded(self._root, self._kind)
+            if recorded and recorded != dead and _alive(recorded) and recorded.version == dead.version:
+                return recorded
+            return _launch(self._root, self._kind)
 
 
 def _met_a_stranger(root: Path, kind: Kind) -> bool:

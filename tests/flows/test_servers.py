@@ -142,6 +142,26 @@ def test_stranger_that_takes_the_port_meanwhile_is_not_believed(root: Path) -> N
         stranger.wait()
 
 
+def test_two_commands_whose_server_lost_its_port_start_one_in_its_place(root: Path) -> None:
+    """Both wait for the server that one of them had started; when it has to be started again, that happens once."""
+    (root / "web.py").write_text(WEB_PY.replace("time.sleep(0.5)", "time.sleep(2)"))
+    both = [servers.Starting(root, WEB, silence) for _ in range(2)]
+    wished = int(json.loads((root / ".homegrown" / "servers" / "web.json").read_text())["port"])
+    stranger = subprocess.Popen([sys.executable, "-m", "http.server", str(wished), "--bind", HOST], cwd=root)
+    found: list[Server] = []
+    try:
+        waiting = [threading.Thread(target=lambda one=one: found.append(one.wait())) for one in both]
+        for thread in waiting:
+            thread.start()
+        for thread in waiting:
+            thread.join(60)
+        assert len(found) == 2 and found[0] == found[1]
+        assert len((root / "starts.log").read_text().split()) == 2
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
 def test_server_that_does_not_start_is_a_dependency_error_with_its_last_words(root: Path) -> None:
     """The error says what the server said last and where its log is."""
     (root / "web.py").write_text("raise SystemExit('no such database')")
