@@ -98,7 +98,8 @@ def machine_errors(what: str, where: Path | str = "") -> Iterator[None]:
     """Turn the operating system's and the libraries' out-of-something errors into ours, naming `what` was being done.
 
     Libraries wrap a full disk in many ways (torch raises RuntimeError, pyarrow OSError without errno), so the errno is
-    looked for first and the message after. Anything that is not recognised passes through unchanged: it is a bug.
+    looked for first and the message after. Anything else passes through unchanged, for it is a bug; so does a file that
+    is not there, unless it is `where` itself: what of the user's may be missing is looked for before it is opened.
     """
     try:
         yield
@@ -109,6 +110,8 @@ def machine_errors(what: str, where: Path | str = "") -> Iterator[None]:
             f"{what}: out of memory; lower the batch size or close other programs, then run again"
         ) from error
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not (where and str(error.filename) == str(where)):
+            raise
         place = error.filename or where
         advice = _ADVICE.get(error.errno or 0) or error.strerror or type(error).__name__
         raise InputOutputError(f"{what}: {place}: {advice}" if place else f"{what}: {advice}") from error
