@@ -273,11 +273,6 @@ def _choose(document: Any, name: str, path: Path) -> None:
     document["preset"] = name
 
 
-def set_value(path: Path, key: str, text: str) -> None:
-    """Set one value; see `set_values`."""
-    set_values(path, {key: text})
-
-
 def _place(document: Any, key: str, path: Path) -> tuple[Any, str]:
     """The mapping that holds the value in force of a dotted key, and the key's last part."""
     parts = key.split(".")

@@ -7,7 +7,6 @@ be known before anything runs; a stage below one that runs is decided by DVC aga
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import logging
 import os
@@ -146,14 +145,6 @@ def failure(stage: str, lines: Sequence[str], status: int, directly: bool = Fals
     if "missing data 'source'" in said or "[Errno 2]" in said or "does not exist" in said:
         return None, DataError(f"{stage}: {reason}")
     return None, HomegrownError(f"{stage}: dvc exited with {status}: {reason or 'it gave no reason'}")
-
-
-def lock_digests(root: Path) -> dict[str, str]:
-    """Per stage, a digest of what dvc.lock records of it: equal digests mean equal command, params, inputs, outputs."""
-    return {
-        name: hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
-        for name, entry in _lock_entries(root).items()
-    }
 
 
 def lock_order(root: Path) -> list[str]:

@@ -206,13 +206,3 @@ def kept_files(record: Path) -> Path:
 def waiting() -> list[Path]:
     """The records that are not wholly delivered yet, oldest first."""
     return sorted(SPOOL.glob("*.jsonl"))
-
-
-def wait_until_delivered(timeout_seconds: float) -> bool:
-    """Wait for delivery to finish; False if it did not in time (what is left is delivered by a later run)."""
-    deadline = time.monotonic() + timeout_seconds
-    while waiting():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True

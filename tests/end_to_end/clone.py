@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,16 @@ class Clone:
 
     def wait_for_delivery(self) -> None:
         """Wait until everything recorded is in MLflow."""
-        script = (
-            "from pipeline.tracking import spool; import sys; spool.start_delivery();"
-            "sys.exit(not spool.wait_until_delivered(60))"
-        )
+        start = "from pipeline.tracking import spool; spool.start_delivery()"
         # The delivery that was at work may have left without having delivered everything, so once more is asked for.
-        if self.run(sys.executable, "-c", script, check=False).returncode:
-            self.run(sys.executable, "-c", script)
+        for _ in range(2):
+            self.run(sys.executable, "-c", start)
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                if not list((self.root / ".homegrown" / "spool").glob("*.jsonl")):
+                    return
+                time.sleep(0.1)
+        raise AssertionError("not everything recorded is in MLflow")
 
     def stop_servers(self) -> None:
         """End the servers that commands in this clone have started."""

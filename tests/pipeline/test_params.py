@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigurationError
-from pipeline.params import STAGES, load, set_value, set_values
+from pipeline.params import STAGES, load, set_values
 
 OWN = Path(__file__).resolve().parents[2] / "params.yaml"
 # The repository's file with a few numbers that these tests count on, so that tuning it breaks none of them.
@@ -199,7 +199,7 @@ def test_every_stage_explains_each_of_its_params(stage: str) -> None:
 def test_setting_a_value_changes_one_line(file: Path) -> None:
     """The value stands in its place, and every comment and blank line is where it was."""
     before = file.read_text()
-    set_value(file, "pretrain.steps", "50")
+    set_values(file, {"pretrain.steps": "50"})
     assert changed_lines(before, file) == ["-   steps: 900", "+   steps: 50"]
 
 
@@ -207,7 +207,7 @@ def test_setting_a_value_finds_the_place_in_force(file: Path) -> None:
     """Where the preset in force has the key, the value is set in the preset, and the section keeps its own."""
     set_values(file, {}, "environment-docs")
     before = file.read_text()
-    set_value(file, "pretrain.steps", "7000")
+    set_values(file, {"pretrain.steps": "7000"})
     assert changed_lines(before, file) == ["-       steps: 6000", "+       steps: 7000"]
     assert load(file).stage("pretrain").steps == 7000
 
@@ -258,15 +258,15 @@ def test_starting_from_one_another_is_refused(file: Path) -> None:
 
 def test_what_an_entry_leaves_as_it_is_can_be_set(file: Path) -> None:
     """A setting with a default need not stand in the file to be set; an unknown one is still refused."""
-    set_value(file, "finetunes.spam.lora_rank", "8")
+    set_values(file, {"finetunes.spam.lora_rank": "8"})
     assert [load(file).stage("finetune", name).lora_rank for name in ("assistant", "spam")] == [0, 8]
     with pytest.raises(ConfigurationError, match="unknown key 'lora_rnk'"):
-        set_value(file, "finetunes.spam.lora_rnk", "8")
+        set_values(file, {"finetunes.spam.lora_rnk": "8"})
 
 
 def test_setting_a_finetune_changes_that_finetune(file: Path) -> None:
     """A key of one fine-tuned model is set for that model only."""
-    set_value(file, "finetunes.spam.epochs", "9")
+    set_values(file, {"finetunes.spam.epochs": "9"})
     assert [load(file).stage("finetune", name).epochs for name in ("assistant", "spam")] == [2, 9]
 
 
@@ -302,7 +302,7 @@ def test_values_that_only_fit_together_can_be_set_together(file: Path) -> None:
 def test_a_wrong_assignment_is_refused_and_leaves_the_file(file: Path, key: str, text: str, said: str) -> None:
     """A typo or a value that does not fit is refused with the key, and the file keeps every byte."""
     with pytest.raises(ConfigurationError) as caught:
-        set_value(file, key, text)
+        set_values(file, {key: text})
     assert said in str(caught.value)
     assert file.read_bytes() == TEXT.encode()
     assert [p.name for p in file.parent.iterdir()] == ["params.yaml"]

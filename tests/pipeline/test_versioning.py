@@ -203,17 +203,6 @@ def test_command_s_own_exit_status_is_read_from_dvc(project: Path, command: str,
     assert (found, type(error)) == (code, kind)
 
 
-def test_equal_locks_have_equal_digests_and_a_change_shows(project: Path) -> None:
-    """A stage's digest changes when what dvc.lock records of it does, and only then."""
-    before = versioning.lock_digests(project)
-    (project / "left.txt").unlink()
-    (project / "in.txt").write_text("other")
-    assert versioning.lock_digests(project) == before
-    dvc(project, "repro", "--single-item", "first")
-    after = versioning.lock_digests(project)
-    assert [stage for stage in before if before[stage] != after[stage]] == ["first"]
-
-
 def test_lock_order_is_settled_byte_for_byte(project: Path) -> None:
     """Entries that chance has put in some order end up in that of `dvc repro`; nothing else changes."""
     whole = (project / "dvc.lock").read_bytes()

@@ -160,13 +160,6 @@ with spool.tracked_pipeline_run(preset="small", stages=[]):
     assert events(spool.waiting()[0])[-1] == {"event": "end", "status": status}
 
 
-def test_waiting_for_delivery_ends_in_time() -> None:
-    """With nothing to deliver it is done at once; with something left it gives up when told to."""
-    assert spool.wait_until_delivered(0.0)
-    spool.open_record("stage", "clean")
-    assert not spool.wait_until_delivered(0.2)
-
-
 def test_a_stage_s_process_never_loads_mlflow(tmp_path: Path, python: Python) -> None:
     """Recording a run, starting to deliver included, imports neither MLflow nor what it stands on."""
     code = """\
