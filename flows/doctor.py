@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flows import servers
 from flows.preparation import run_lock
-from pipeline import versioning
+from pipeline import lineage, versioning
 from pipeline.errors import DependencyError, HomegrownError, TryAgainError
 
 CONSTRAINTS = Path("constraints.txt")
@@ -137,8 +137,9 @@ def _compiler(root: Path) -> Iterator[Finding]:
 def _versions_of_data(root: Path) -> Iterator[Finding]:
     state = versioning.state(root)
     git = shutil.which("git")
-    commit = versioning.commit(root) if git else None
-    yield Finding("git", commit or "no commit here", git is not None, "" if git else "install git")
+    commit, changed = lineage.commit_id(root)
+    known = "no commit here" if commit == lineage.NO_GIT else commit + "+" * changed
+    yield Finding("git", known, git is not None, "" if git else "install git")
     whole = state["lock_readable"] and state["rwlock_readable"]
     found = f"{state['locked_stages']} stages recorded, cache {_gib(state['cache_bytes'])}"
     mend = "dvc init" if not state["initialised"] else "" if whole else "homegrown run"

@@ -58,14 +58,14 @@ def code_digest(folders: tuple[Path, ...] = CODE) -> str:
     return digest_of({file.as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
 
 
-def commit_id() -> tuple[str, bool]:
+def commit_id(root: Path = Path()) -> tuple[str, bool]:
     """The commit that is checked out, and whether tracked files differ from it; (NO_GIT, True) outside git."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        return commit, bool(_git("status", "--porcelain", "--untracked-files=no"))
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
         return NO_GIT, True
 
 
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()

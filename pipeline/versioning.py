@@ -239,16 +239,6 @@ def forget_old_outputs(root: Path) -> None:
         raise InputOutputError(f"dvc gc --workspace --force: exit {done.returncode}: {said}")
 
 
-def commit(root: Path) -> str | None:
-    """The git commit of the working tree, with `+` if files differ from it; None outside git."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-
-
 def _locked_as_is(node: Any) -> bool:
     """Whether dvc.lock already says of a stage what it would say after a run that writes nothing new."""
     return not node.outs and not node.changed_stage() and not any(dep.status() for dep in node.deps)

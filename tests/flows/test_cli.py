@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows import cli, doctor
 from flows.stage_process import StoppedError
 from tests.flows.conftest import Project, environment
 
@@ -150,6 +150,17 @@ def test_doctor_says_what_is_here_and_what_is_missing(bare_project: Project) -> 
     for name in ("python", "cores", "memory", "torch", "devices", "disk", "dvc", "loopback", "run"):
         assert by_name[name]["ok"], by_name[name]
     assert not (bare_project.root / "mlflow.db").exists()
+
+
+def test_doctor_names_the_commit_as_a_run_does(bare_project: Project) -> None:
+    """The plus stands for a changed file of the commit's; an untracked one is no change."""
+    found = []
+    for change in ("git add .", "git -c user.name=a -c user.email=a@b commit -qm a", "touch new", "rm in.txt"):
+        subprocess.run(change.split(), cwd=bare_project.root, check=True)
+        [finding] = [finding for finding in doctor._versions_of_data(bare_project.root) if finding.what == "git"]
+        found.append(finding.found)
+    _, commit, *_ = found
+    assert found == ["no commit here", commit, commit, f"{commit}+"]
 
 
 def test_doctor_sees_what_a_killed_dvc_has_left(bare_project: Project) -> None:
