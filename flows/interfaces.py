@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows import servers
 from flows.servers import MLFLOW, PREFECT, Kind, Server
+from pipeline.tracking.connection import pages_address, tracking_uri
 
 
 def show(root: Path, stay: bool) -> None:
@@ -14,8 +15,7 @@ def show(root: Path, stay: bool) -> None:
 
     Servers that this command started end with it; those that were up before it stay up.
     """
-    remote = servers.tracking_uri()
-    kinds = [PREFECT] if remote.startswith(("http://", "https://")) else [MLFLOW, PREFECT]
+    kinds = [PREFECT] if tracking_uri().startswith(("http://", "https://")) else [MLFLOW, PREFECT]
     ours = [kind for kind in kinds if servers.find(root, kind) is None]
     starting = [(kind, servers.Starting(root, kind, _say)) for kind in kinds]
     up: dict[Kind, Server] = {}
@@ -23,7 +23,7 @@ def show(root: Path, stay: bool) -> None:
         for kind, coming in starting:
             up[kind] = coming.wait()
         if MLFLOW not in up:
-            _say(f"MLflow   {remote}  (from MLFLOW_TRACKING_URI)")
+            _say(f"MLflow   {pages_address()}  (from MLFLOW_TRACKING_URI)")
         for kind, server in up.items():
             _say(f"{kind.title:8} {server.url}")
         if not stay:

@@ -24,9 +24,9 @@ from pathlib import Path
 from flows.processes import birth, listens
 from flows.project import STATE
 from pipeline.errors import DependencyError
+from pipeline.tracking.connection import tracking_uri
 
 HOST = "127.0.0.1"
-DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 _PAUSE_SECONDS = 0.05
@@ -103,11 +103,6 @@ def _prefect_server_environment(root: Path, port: int) -> dict[str, str]:
         "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     }
-
-
-def tracking_uri() -> str:
-    """Where MLflow keeps its runs: the environment's choice, or the SQLite file in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
 
 
 def _mlflow_command(port: int) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import servers
+from flows import interfaces, servers
 from flows.servers import HOST, Kind, Server
 from pipeline.errors import DependencyError
 from tests.flows.conftest import environment
@@ -183,6 +183,16 @@ def test_loopback_goes_round_the_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path
     """A proxy in the environment keeps its exceptions and gets ours."""
     monkeypatch.setenv("NO_PROXY", "intranet")
     assert servers.prefect_environment(tmp_path)["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+
+
+def test_a_tracking_server_s_password_is_not_printed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a server that was named with a password, `homegrown ui` prints the address alone."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://somebody:SECRET-CANARY@mlflow.example:8443/")
+    monkeypatch.setattr(interfaces, "PREFECT", WEB)
+    interfaces.show(root, stay=False)
+    assert "MLflow   https://mlflow.example:8443  (from MLFLOW_TRACKING_URI)\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow
