@@ -14,7 +14,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -310,10 +310,11 @@ def build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     for key in values:
         if key not in known:
             raise ConfigurationError(f"{where}: unknown key {key!r}{_nearest(key, known)}")
-    if not_finite := [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]:
-        raise ConfigurationError(f"{where}.{not_finite[0]}: must be a finite number")
-    if dates := [key for key, value in values.items() if isinstance(value, datetime.date)]:
-        raise ConfigurationError(f"{where}.{dates[0]}: YAML reads this as a date; put it in quotes")
+    for key, value in _leaves(values, where):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"{key}: must be a finite number")
+        if isinstance(value, datetime.date):
+            raise ConfigurationError(f"{key}: YAML reads this as a date; put it in quotes")
     try:
         # JSON, because a YAML list may stand for a tuple there even in strict mode.
         checked = TypeAdapter(validated(kind, config=_STRICT, frozen=True)).validate_json(json.dumps(values))
@@ -326,6 +327,18 @@ def build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
         found = f" (found {problem['input']!r})" if key and "input" in problem else ""
         raise ConfigurationError(f"{where}{'.' + key if key else ''}: {said}{found}") from error
     return kind(**{name: getattr(checked, name) for name in known})
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every plain value, by its whole key."""
+    if isinstance(value, dict):
+        for name, below in value.items():
+            yield from _leaves(below, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for below in value:
+            yield from _leaves(below, key)
+    else:
+        yield key, value
 
 
 def _parse(path: Path, parser: YAML | None = None) -> Any:

@@ -142,7 +142,13 @@ def failure(stage: str, lines: Sequence[str], status: int, directly: bool = Fals
         return None, BusyError(f"{stage}: another DVC process is at work in this folder; run again when it has ended")
     if "[Errno 28]" in said or "No space left" in said:
         return None, InputOutputError(f"{stage}: the disk is full; free some space and run again")
-    if "missing data 'source'" in said or "[Errno 2]" in said or "does not exist" in said:
+    missing = re.search(r"\[Errno 2\] No such file or directory: '(.*)'|missing data 'source': (\S+)", said)
+    if missing and stage == "ingest":  # what this stage reads is the user's; what others read, stages made
+        place = next(filter(None, missing.groups()))
+        return None, ConfigurationError(
+            f"ingest: {place} is not there; put it back, or set ingest.texts in params.yaml to what is"
+        )
+    if missing or "does not exist" in said:
         return None, DataError(f"{stage}: {reason}")
     return None, HomegrownError(f"{stage}: dvc exited with {status}: {reason or 'it gave no reason'}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -59,6 +60,9 @@ class Params:
     """Further sources by name; docs/sources.md shows an entry for each kind."""
 
     def __post_init__(self) -> None:
+        place = Path(os.path.abspath(self.texts))  # noqa: PTH100 (".." goes, links stay)
+        if any(Path(made).absolute().is_relative_to(place) for made in WRITES.values()):
+            raise ValueError(f"texts is {self.texts!r}, which holds what the stages make; name a folder of its own")
         if not self.sources or len(set(self.sources)) < len(self.sources):
             raise ValueError("sources must name at least one source, and none twice")
         check_sources(self.sources, (*DOCUMENTATION, TEXTS), self.catalogue, self.texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,17 @@ def test_a_pinned_file_may_lie_anywhere(tmp_path: Path) -> None:
     """With its sha256 stated, a change is noticed, so a local path outside `ingest.texts` is accepted."""
     pinned = {**GOOD, "path": str(tmp_path / "a.txt"), "sha256": "0" * 64}
     assert params(["mine"], mine=pinned).catalogue["mine"].sha256 == "0" * 64
+
+
+def test_a_date_without_quotes_is_named() -> None:
+    """YAML makes a date of it, also deep within the catalogue."""
+    with pytest.raises(ConfigurationError, match=r"ingest\.catalogue\.mine\.origin: YAML reads this as a date"):
+        params(["mine"], mine={**GOOD, "origin": datetime.date(2020, 1, 1)})
+
+
+@pytest.mark.parametrize("texts", [".", "data", "/", "data/documents/.."])
+def test_texts_do_not_hold_what_the_stages_make(texts: str) -> None:
+    """Or each run would read what the one before wrote."""
+    values = {"sources": ["texts"], "texts": texts, "texts_licence": "x"}
+    with pytest.raises(ConfigurationError, match="holds what the stages make; name a folder of its own"):
+        build(ingest.Params, values, "ingest")
