@@ -11,7 +11,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from struct import pack
@@ -237,3 +237,16 @@ def encode(encoding: tiktoken.Encoding, text: str) -> npt.NDArray[np.uint32]:
         return np.frombuffer(encoding._core_bpe.encode_to_tiktoken_buffer(text, set()), np.uint32)
     except ValueError as error:
         raise DataError("tiktoken cannot split this text; has it a million white-space characters in a row?") from error
+
+
+def lister(encoding: tiktoken.Encoding) -> Callable[[str], list[int]]:
+    """`encode` by this encoding, as a list: how the functions of model/ that take texts ask for ids.
+
+    tiktoken's own `encode_ordinary` ends in a panic, which no `except Exception` sees, where this is a DataError.
+    """
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = encode(encoding, text).tolist()
+        return found
+
+    return ids

@@ -76,7 +76,11 @@ class LoadedModel:
         """
         self._require_writer()
         _refuse_too_much(prompts)
-        encode = self.encoding.encode_ordinary
+        if inputs:
+            _refuse_too_much(inputs)
+            if len(inputs) != len(prompts):
+                raise ConfigurationError(f"{len(inputs)} inputs for {len(prompts)} prompts; give one for each, or none")
+        encode = encodings.lister(self.encoding)
         if self.template:
             given = inputs or [""] * len(prompts)
             ids = [encode(self.template.prompt(prompt, text)) for prompt, text in zip(prompts, given, strict=True)]
@@ -93,7 +97,7 @@ class LoadedModel:
         """
         from model.conversations import encode_prompt
 
-        template, encode, end_id = self.require_template(), self.encoding.encode_ordinary, self.encoding.eot_token
+        template, encode, end_id = self.require_template(), encodings.lister(self.encoding), self.encoding.eot_token
         talks = _turns_of_each(conversations)
         _refuse_too_much(["".join(turn.content for turn in talk) for talk in talks])
         return self._write([encode_prompt(encode, template, talk, end_id=end_id) for talk in talks], **how)
@@ -179,7 +183,7 @@ class LoadedModel:
         _refuse_too_much(texts)
         rows = [
             encode_labelled(
-                self.encoding.encode_ordinary,
+                encodings.lister(self.encoding),
                 text,
                 0,
                 end_id=self.encoding.eot_token,

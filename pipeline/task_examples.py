@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pipeline.documents import Conversation, Message, Preference, Record, read_records
+from pipeline.encodings import lister
 from pipeline.errors import ConfigurationError, DataError
 from pipeline.instruction_rows import instruction_rows
 
@@ -81,7 +82,7 @@ def _responses(reading: Reading) -> Iterator[tuple[str, str, Example | None]]:
     """Data set, split and example of every record, whole whatever its length; None where it has no response."""
     from model.conversations import Turn, encode_pair, encode_turns
 
-    encode, end_id = reading.encoding.encode_ordinary, reading.encoding.eot_token
+    encode, end_id = lister(reading.encoding), reading.encoding.eot_token
     for row in instruction_rows(reading.examples, reading.datasets):
         example = None
         if row.response.strip():
@@ -115,7 +116,7 @@ def read_messages(reading: Reading, *, balance: bool, seed: int) -> Task[Example
     if balance:
         chosen |= {split: balanced(chosen[split], seed) for split in ("train", "validation")}
     counts = _none_yet()
-    encode, end_id = reading.encoding.encode_ordinary, reading.encoding.eot_token
+    encode, end_id = lister(reading.encoding), reading.encoding.eot_token
     splits: Splits[Example] = {}
     for split, messages in chosen.items():
         splits[split] = []
@@ -151,7 +152,7 @@ def read_preferences(reading: Reading) -> Task[Pair]:
 
     splits: Splits[Pair] = {"train": [], "validation": [], "test": []}
     counts, seen = _none_yet(), set()
-    encode, end_id = reading.encoding.encode_ordinary, reading.encoding.eot_token
+    encode, end_id = lister(reading.encoding), reading.encoding.eot_token
     for row in _records(reading, Preference, "preferences"):
         seen.add(row.dataset)
         if not (row.chosen.strip() and row.rejected.strip()):

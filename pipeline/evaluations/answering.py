@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.digests import digest_of
+from pipeline.encodings import lister
 from pipeline.instruction_rows import InstructionRow
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def answer(asking: Asking, rows: Sequence[InstructionRow]) -> list[str]:
     """The likeliest answer to each row, without outer spaces; cut a little beyond the longest that is expected."""
     from model.generation import generate
 
-    encode = asking.encoding.encode_ordinary
+    encode = lister(asking.encoding)
     longest = max(len(encode(row.response)) for row in rows)
     # Prompts of like length stand together, so that little is padded; a row's answer does not depend on the others.
     prompts = [encode(asking.template.prompt(row.instruction, row.input)) for row in rows]
@@ -67,7 +68,7 @@ def mean_nats(
     from model.conversations import encode_pair
     from model.preferences import log_probs
 
-    encode, end_id = asking.encoding.encode_ordinary, asking.encoding.eot_token
+    encode, end_id = lister(asking.encoding), asking.encoding.eot_token
     context = asking.model.config.context_length
     device = asking.model.token_embedding.weight.device
     asking.model.eval()

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.digests import digest_of
 from pipeline.documents import Message, read_records
+from pipeline.encodings import lister
 from pipeline.errors import DataError
 from pipeline.evaluations.bootstrap import Scores, Statistic, interval, paired
 from pipeline.evaluations.calibration import expected_error, reliability
@@ -39,7 +40,7 @@ def evaluate(
         raise DataError(f"evaluate: no test message is of {', '.join(datasets)}; add some, or other datasets")
     encoded = [
         encode_labelled(
-            encoding.encode_ordinary,
+            lister(encoding),
             row.text,
             labels.index(row.label),
             end_id=encoding.eot_token,

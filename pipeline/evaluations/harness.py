@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.encodings import lister
 from pipeline.errors import DependencyError
 from pipeline.evaluations.multiple_choice import Splitter
 
@@ -44,7 +45,7 @@ class HarnessModel(LM):  # type: ignore[misc]
     def of(cls, loaded: LoadedModel) -> HarnessModel:
         """A language model as it was exported."""
         encoding = loaded.encoding
-        return cls(loaded.model, Splitter(encoding.encode_ordinary, encoding.eot_token), encoding.decode)
+        return cls(loaded.model, Splitter(lister(encoding), encoding.eot_token), encoding.decode)
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Log-probability of each continuation after its context, and whether it is what greedy writing gives."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.encodings import RANKS_FILE, load_encoding
+from pipeline.encodings import RANKS_FILE, encode, load_encoding
 from pipeline.evaluations.bootstrap import Scores, interval
 from pipeline.evaluations.figures import Figure, Figures
 from pipeline.manifest import Manifest
@@ -65,7 +65,7 @@ def evaluate(
                 unigrams / np.log(2) / bytes_of_source, _UNIGRAMS, higher_is_better=False,
             )
         )  # fmt: skip
-    asked = [[encoding.eot_token, *encoding.encode_ordinary(prompt)] for prompt in prompts]
+    asked = [[encoding.eot_token, *encode(encoding, prompt).tolist()] for prompt in prompts]
     written = generate(
         model, asked, max_new_tokens=sample_tokens, end_id=encoding.eot_token, temperature=0.7, top_k=50, seed=seed
     )

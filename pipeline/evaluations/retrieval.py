@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.encodings import lister
 from pipeline.evaluations.bootstrap import Scores, interval
 from pipeline.evaluations.figures import Figure
 
@@ -89,10 +90,10 @@ def _embed(model: GPT, encoding: tiktoken.Encoding, texts: Sequence[str], batch_
 
     model.eval()
     device = model.token_embedding.weight.device
-    rows = []
+    encode, rows = lister(encoding), []
     for first in range(0, len(texts), batch_size):
         ids = [
-            [encoding.eot_token, *encoding.encode_ordinary(text)][: model.config.context_length]
+            [encoding.eot_token, *encode(text)][: model.config.context_length]
             for text in texts[first : first + batch_size]
         ]
         width = max(map(len, ids))

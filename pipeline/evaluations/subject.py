@@ -25,7 +25,7 @@ class Subject:
     @property
     def splitter(self) -> Splitter:
         """How its texts become tokens."""
-        return Splitter(self.loaded.encoding.encode_ordinary, self.loaded.encoding.eot_token)
+        return Splitter(encodings.lister(self.loaded.encoding), self.loaded.encoding.eot_token)
 
 
 def open_subject(name: str) -> Subject:

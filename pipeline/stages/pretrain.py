@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.digests import digest_of
-from pipeline.encodings import RANKS_FILE, load_encoding
+from pipeline.encodings import RANKS_FILE, encode, load_encoding
 from pipeline.errors import ConfigurationError
 from pipeline.import_closure import code_of
 from pipeline.manifest import Manifest, commit, verify
@@ -322,7 +322,7 @@ def _watcher(params: Params, tokens: Path, manifest: Manifest, report: Report) -
     encoding = load_encoding(tokens / RANKS_FILE)
     validation = np.asarray(_tokens(tokens, manifest, "validation"))
     bytes_per_token = manifest.facts["n_bytes"]["validation"] / manifest.facts["n_tokens"]["validation"]
-    prompt = [encoding.eot_token, *encoding.encode_ordinary(params.sample_prompt)]
+    prompt = [encoding.eot_token, *encode(encoding, params.sample_prompt).tolist()]
 
     def watch(model: GPT, _step: int) -> Mapping[str, float]:
         score = validation_loss(

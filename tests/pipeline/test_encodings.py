@@ -160,6 +160,12 @@ def test_r50k_test_plans(gpt2: tiktoken.Encoding) -> None:
     assert [encode(gpt2, text).tolist() for text, _ in cases] == [ids for _, ids in cases]
 
 
+def test_tiktoken_is_asked_here_alone() -> None:
+    """Nothing else in pipeline/ calls tiktoken's own encode_ordinary, whose panic no handler of errors sees."""
+    sources = (Path(__file__).parents[2] / "pipeline").rglob("*.py")
+    assert [file.name for file in sources if ".encode_ordinary" in file.read_text(encoding="utf-8")] == []
+
+
 def test_the_verdict(gpt2: tiktoken.Encoding) -> None:
     """The Verdict has 20,479 characters and 5,145 tokens, and its windows are shifted by one token."""
     text = (SHARED / "the-verdict" / "the-verdict.txt").read_text(encoding="utf-8")

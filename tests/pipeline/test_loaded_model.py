@@ -195,6 +195,9 @@ def test_more_than_a_conversation_may_ask_is_refused(conversations: Any, options
         (["a"], {"temperature": -1.0}, "temperature"),
         (["a"], {"stop": [""]}, "1 stop strings; give at most 16, none of them empty"),
         (["a"], {"top_k": -1}, "top_k"),
+        (["a"], {"inputs": ["b"] * 257}, "257 texts in one request"),
+        (["a"], {"inputs": ["b" * 100_001]}, "a text of 100,001 characters; at most 100,000 are read"),
+        (["a"], {"inputs": ["b", "c"]}, "2 inputs for 1 prompts; give one for each, or none"),
     ],
 )
 def test_more_than_a_request_may_ask_is_refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,31 @@ def test_four_kinds_are_learned_as_responses(reading: Read) -> None:
     assert learned == [[*b"ok", *end], [*b"yes", *end], [*b"Ho", *end, *b"He", *end]]
     assert task.datasets == ["pairs", "talks", "tasks"]
     assert task.counts["supervised_tokens"] == sum(map(len, learned))
+
+
+WHITE = " " * 1_500_000
+
+
+@pytest.mark.parametrize(
+    ("read", "record"),
+    [
+        (read_responses, instruction("train", input=WHITE)),
+        (read_responses, talk("train", f"Hi{WHITE}.", "Ho")),
+        (partial(read_messages, balance=False, seed=0), message("train", "ham", WHITE)),
+        (
+            read_preferences,
+            Preference.of(dataset="pairs", split="train", prompt=f"a{WHITE}b", chosen="yes", rejected="no"),
+        ),
+    ],
+    ids=["instruction", "talk", "message", "preference"],
+)
+def test_what_tiktoken_cannot_split_is_an_error_of_the_data(
+    reading: Read, read: Callable[[Reading], object], record: Record
+) -> None:
+    """A million white-space characters in a row end in a DataError, whatever the kind, and not in tiktoken's panic."""
+    others = [message(split, label) for split in SPLITS for label in ("ham", "spam")]
+    with pytest.raises(DataError, match="a million white-space characters"):
+        read(reading([record, *others]))
 
 
 def test_only_the_data_sets_named_are_learned(reading: Read) -> None:
