@@ -114,10 +114,11 @@ def run_training(
         f"{model.config.parameter_count():,} parameters on {where['device']}, {where['precision']}, "
         f"{where['threads']} threads" + (f", {world.size} processes" if world.size > 1 else "")
     )
+    looks = _Looks(patience, history.rows)
     clock = Clock(state, world)
     saved_at = time.monotonic()
     with _stop_requested(insistent=world.size == 1) as stop, CheckpointSaver(folder, fingerprint) as saver:
-        for step in [] if _out_of_patience(history.rows, patience) else train(model, batches, config, state):
+        for step in [] if looks.in_vain else train(model, batches, config, state):
             row: Row = {"step": step.step, "tokens_seen": step.tokens_seen, "learning_rate": step.learning_rate}
             if step.skipped:
                 report.note(
@@ -131,13 +132,13 @@ def run_training(
                 with state.averaged_weights():
                     found = evaluate(model, step.step)
                     row.update(found)
-                    if patience and _is_best(found, history.rows):
+                    if looks.better(found):
                         best = gathered(model)
                         if world.rank == 0:
                             save_model(folder / BEST, best)
                 report.note(f"step {step.step:,}: " + " · ".join(f"{k} {v:.4g}" for k, v in found.items()))
             history.add(row)
-            if _out_of_patience(history.rows, patience):
+            if looks.in_vain:
                 report.note(f"step {step.step:,}: no gain in {patience} looks, so training ends here")
                 finished = True
             # Tokens per second and the like go to the record only: they are not the same twice.
@@ -182,15 +183,32 @@ class Trained:
         return {"resumed_with_changes": self.changes} if self.changes else {}
 
 
-def _out_of_patience(rows: list[Row], patience: int) -> bool:
-    """Whether the last `patience` looks found nothing better than one before."""
-    looks = [row["bits_per_byte"] for row in rows if "bits_per_byte" in row]
-    return bool(patience and looks) and len(looks) - 1 - looks.index(min(looks)) >= patience
+class _Looks:
+    """What the looks at the validation split have found so far, where patience with them has an end."""
 
+    def __init__(self, patience: int, rows: list[Row]) -> None:
+        """Take in the looks of the steps already done."""
+        self._patience = patience
+        self._best: float | None = None
+        self._since_best = 0
+        for row in rows:
+            if "bits_per_byte" in row:
+                self.better(row)
 
-def _is_best(found: Mapping[str, float], rows: list[Row]) -> bool:
-    """Whether a look found fewer bits per byte than every one before it."""
-    return all(found["bits_per_byte"] < row["bits_per_byte"] for row in rows if "bits_per_byte" in row)
+    def better(self, found: Mapping[str, float]) -> bool:
+        """Take in a look; whether it found fewer bits per byte than every one before it. Without patience none does."""
+        if not self._patience:
+            return False
+        if self._best is None or found["bits_per_byte"] < self._best:
+            self._best, self._since_best = found["bits_per_byte"], 0
+            return True
+        self._since_best += 1
+        return False
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether as many looks as there is patience for found nothing better than one before."""
+        return bool(self._patience) and self._since_best >= self._patience
 
 
 class _History:
@@ -270,7 +288,7 @@ def _finished_otherwise(
     if not changes or step == state.config.steps:
         return changes
     rows = _History(folder / HISTORY_FILE, step, writes=False).rows
-    return changes if _out_of_patience(rows, patience) else []
+    return changes if _Looks(patience, rows).in_vain else []
 
 
 def _own_folder(scratch: Path, label: str, identity: Mapping[str, str], *, clear: bool) -> Path:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import pipeline.stages.pretrain
+import pipeline.training_run
 from model.batches import TokenWindows
 from model.checkpoint import load_model
 from pipeline.errors import InputOutputError, IntegrityError, TryAgainError, machine_errors
@@ -82,6 +84,30 @@ def test_training_ends_when_nothing_is_gained(made: Any, monkeypatch: pytest.Mon
             made.run("pretrain", **settings)
     made.run("pretrain", **settings)
     assert sha256_of(made.path("checkpoints/base")) == files
+
+
+@pytest.mark.parametrize("patience", [0, 9])
+def test_a_step_does_not_go_through_the_rows_before_it(
+    made: Any, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    """They are read when training begins, however many steps and looks follow."""
+    begin, read = pipeline.training_run._History.__init__, []
+
+    class Counted(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            read.append(len(self))
+            return super().__iter__()
+
+    def counting(self: Any, *args: Any, **settings: Any) -> None:
+        begin(self, *args, **settings)
+        self.rows = Counted(self.rows)
+
+    monkeypatch.setattr(pipeline.training_run._History, "__init__", counting)
+    monkeypatch.setattr(pipeline.stages.pretrain, "write_csv", lambda *_: None)
+    monkeypatch.setattr(pipeline.stages.pretrain, "draw_curves", lambda *_: None)
+    looks_given(monkeypatch, LOOKS)
+    made.run("pretrain", patience=patience, evaluate_every=1, seed=8)
+    assert sum(read) == 0
 
 
 def test_the_running_mean_is_what_is_kept(made: Any) -> None:
