@@ -242,6 +242,7 @@ def save_model(folder: Path, model: GPT) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write_durably(folder / WEIGHTS, save(_weights(model)))
     _write_durably(folder / CONFIG, _json(model.config.to_dict()))
+    _sync_folder(folder)
 
 
 def load_model(folder: Path) -> GPT:
@@ -309,6 +310,11 @@ def _seal(temporary: Path, digests: Mapping[str, str], target: Path) -> None:
         shutil.rmtree(target)
     temporary.rename(target)
     _sync_folder(target.parent)
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, the newest first, whole or not."""
+    return [int(path.name.removeprefix("step-")) for path in _newest_first(folder)]
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ Ctrl-C save and leave with exit code 75. Of several processes all train and eval
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -83,7 +84,7 @@ def run_training(
     lowest. Adapters are merged at the end. `objective` stands in for the model's own loss. Raises TryAgainError when
     stopped by a signal, with everything saved, and what `model_errors` says.
     """
-    from model.checkpoint import CheckpointSaver, load_checkpoint, load_model, save_model
+    from model.checkpoint import CheckpointSaver, load_checkpoint, load_model
     from model.lora import merged
     from model.parallel import ALONE, gathered
     from model.training import TrainingState, describe_compute, train
@@ -115,8 +116,10 @@ def run_training(
         f"{where['threads']} threads" + (f", {world.size} processes" if world.size > 1 else "")
     )
     looks = _Looks(patience, history.rows)
+    if world.rank == 0:
+        _drop_bests(folder, lambda step: step > state.step)  # of steps that are to be done again, perhaps otherwise
     clock = Clock(state, world)
-    saved_at = time.monotonic()
+    saved_at, saved_step = time.monotonic(), state.step
     with _stop_requested(insistent=world.size == 1) as stop, CheckpointSaver(folder, fingerprint) as saver:
         for step in [] if looks.in_vain else train(model, batches, config, state):
             row: Row = {"step": step.step, "tokens_seen": step.tokens_seen, "learning_rate": step.learning_rate}
@@ -132,10 +135,10 @@ def run_training(
                 with state.averaged_weights():
                     found = evaluate(model, step.step)
                     row.update(found)
-                    if looks.better(found):
+                    if looks.better(step.step, found):
                         best = gathered(model)
                         if world.rank == 0:
-                            save_model(folder / BEST, best)
+                            _save_best(folder, step.step, best, going_on_from=saved_step)
                 report.note(f"step {step.step:,}: " + " · ".join(f"{k} {v:.4g}" for k, v in found.items()))
             history.add(row)
             if looks.in_vain:
@@ -150,7 +153,7 @@ def run_training(
             if due or stopping or finished:
                 history.flush()
                 saver.save(state)
-                saved_at = time.monotonic()
+                saved_at, saved_step = time.monotonic(), state.step
             if finished:
                 break
             if stopping:
@@ -161,8 +164,8 @@ def run_training(
                 )
     trained = gathered(merged(model), state.averaged)
     world.wait()
-    if patience and (folder / BEST).exists():
-        trained = load_model(folder / BEST)
+    if looks.best_step:
+        trained = load_model(_best(folder, looks.best_step))
     return Trained(trained, history.rows, list(state.changes))
 
 
@@ -189,18 +192,23 @@ class _Looks:
     def __init__(self, patience: int, rows: list[Row]) -> None:
         """Take in the looks of the steps already done."""
         self._patience = patience
-        self._best: float | None = None
+        self._best = math.inf
+        self.best_step = 0
+        """Of the best look; 0 where there was none."""
         self._since_best = 0
         for row in rows:
             if "bits_per_byte" in row:
-                self.better(row)
+                self.better(int(row["step"]), row)
 
-    def better(self, found: Mapping[str, float]) -> bool:
-        """Take in a look; whether it found fewer bits per byte than every one before it. Without patience none does."""
+    def better(self, step: int, found: Mapping[str, float]) -> bool:
+        """Take in the look after a step; whether it found fewer bits per byte than every one before it.
+
+        Without patience none does.
+        """
         if not self._patience:
             return False
-        if self._best is None or found["bits_per_byte"] < self._best:
-            self._best, self._since_best = found["bits_per_byte"], 0
+        if not self.best_step or found["bits_per_byte"] < self._best:
+            self._best, self.best_step, self._since_best = found["bits_per_byte"], step, 0
             return True
         self._since_best += 1
         return False
@@ -209,6 +217,39 @@ class _Looks:
     def in_vain(self) -> bool:
         """Whether as many looks as there is patience for found nothing better than one before."""
         return bool(self._patience) and self._since_best >= self._patience
+
+
+def _best(folder: Path, step: int) -> Path:
+    return folder / f"{BEST}-{step:08d}"
+
+
+def _save_best(folder: Path, step: int, model: GPT, *, going_on_from: int) -> None:
+    """Keep the weights of the best look so far, whole or not at all, and those that a resumed run may still need.
+
+    It would go on from a checkpoint on disk, or from the one that is still being written, of step `going_on_from`; the
+    best up to there must be there too, in case its steps are not bitwise the same again.
+    """
+    from model.checkpoint import checkpoint_steps, save_model
+
+    needed = {
+        max((best for best in _bests(folder) if best <= start), default=0)
+        for start in (*checkpoint_steps(folder), going_on_from)
+    }
+    partial = folder / f".{BEST}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    save_model(partial, model)
+    partial.rename(_best(folder, step))
+    _drop_bests(folder, lambda best: best != step and best not in needed)
+
+
+def _bests(folder: Path) -> list[int]:
+    """The steps whose weights are kept for having been the best."""
+    return [int(path.name.removeprefix(f"{BEST}-")) for path in folder.glob(f"{BEST}-*")]
+
+
+def _drop_bests(folder: Path, unwanted: Callable[[int], bool]) -> None:
+    for step in filter(unwanted, _bests(folder)):
+        shutil.rmtree(_best(folder, step))
 
 
 class _History:

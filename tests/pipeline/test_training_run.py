@@ -86,6 +86,57 @@ def test_training_ends_when_nothing_is_gained(made: Any, monkeypatch: pytest.Mon
     assert sha256_of(made.path("checkpoints/base")) == files
 
 
+class Killed(Exception):
+    """As if the process were killed."""
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """End the process's part once a step's weights were found the best and kept, before its checkpoint."""
+    add = pipeline.training_run._History.add
+
+    def adding(self: Any, row: dict[str, float]) -> None:
+        if row["step"] == step:
+            raise Killed
+        add(self, row)
+
+    monkeypatch.setattr(pipeline.training_run._History, "add", adding)
+
+
+@pytest.mark.parametrize("before", [[3.0, 2.0, 1.0], [3.0, 2.0, 1.9, 1.8, 1.0]])
+def test_the_best_weights_are_those_of_the_steps_that_count(
+    made: Any, monkeypatch: pytest.MonkeyPatch, sha256_of: Any, before: list[float]
+) -> None:
+    """A run is killed after a look that was the best, and what is done again from the checkpoint before is not as good.
+
+    On a GPU no step is bitwise the same again. The best up to the checkpoint are kept, those after it forgotten.
+    """
+    settings = {"patience": 2, "evaluate_every": 1}
+    after = [3.0, 2.0, 2.5, 2.6]
+    looks_given(monkeypatch, after)
+    made.run("pretrain", **settings)
+    files = sha256_of(made.path("checkpoints/base"))
+    shutil.rmtree(made.path("scratch"))
+    made.report = type(made.report)()
+    stop_after(made, 2)
+    with pytest.raises(TryAgainError):
+        made.run("pretrain", **settings)
+    made.report = type(made.report)()
+    with monkeypatch.context() as patch:
+        looks_given(patch, before)
+        killed_at(patch, len(before))
+        with pytest.raises(Killed):
+            made.run("pretrain", **settings)
+    made.run("pretrain", **settings)
+    assert sha256_of(made.path("checkpoints/base")) == files
+
+
+def test_one_set_of_best_weights_is_kept(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many looks were better than those before: that of the newest, and of the one a resumed run would need."""
+    looks_given(monkeypatch, [6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+    made.run("pretrain", patience=2, evaluate_every=1, seed=8)
+    assert [path.name for path in made.path("scratch").glob("pretrain/*/*best*")] == ["best-00000006"]
+
+
 @pytest.mark.parametrize("patience", [0, 9])
 def test_a_step_does_not_go_through_the_rows_before_it(
     made: Any, monkeypatch: pytest.MonkeyPatch, patience: int
