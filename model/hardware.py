@@ -37,8 +37,13 @@ def best_device() -> torch.device:
 
 
 def device_for(asked: str) -> torch.device:
-    """The device of that name; "auto" is the best."""
-    return best_device() if asked == "auto" else torch.device(asked)
+    """The best device, or the best of that name; ValueError if torch has none of that name here."""
+    best = best_device()
+    if asked in ("auto", best.type):
+        return best
+    if asked != "cpu":
+        raise ValueError(f"is {asked}, but torch {torch.__version__} finds no such device here; choose auto or cpu")
+    return torch.device("cpu")
 
 
 def choose_precision(asked: Precision, device: torch.device) -> torch.dtype:

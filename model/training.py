@@ -30,10 +30,10 @@ from model.hardware import (
     PRECISIONS,
     Compile,
     Precision,
-    best_device,
     choose_compile,
     choose_float32_products,
     choose_precision,
+    device_for,
     flops_per_token,
 )
 from model.optimizer import OPTIMIZERS, Optimizer, make_optimizers
@@ -169,7 +169,7 @@ class TrainingState:
         self.model = model
         self.config = config
         self.world = world
-        self.device = best_device() if device in ("auto", "cuda") else torch.device(device)
+        self.device = device_for(device)
         self.precision = choose_precision(config.precision, self.device)
         automatic = self.device.type == "cpu" and config.precision == "auto"
         choose_float32_products(faster=automatic and self.precision == torch.float32)

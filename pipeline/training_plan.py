@@ -20,6 +20,7 @@ from pipeline.digests import digest_of
 from pipeline.errors import InputOutputError
 from pipeline.params import Compute
 from pipeline.tracking.spool import STATE
+from pipeline.training_run import device_of
 
 if TYPE_CHECKING:
     from model.gpt import GPTConfig
@@ -80,10 +81,10 @@ def make_plan(
     import torch
 
     from model import plan
-    from model.hardware import choose_precision, device_for
+    from model.hardware import choose_precision
     from model.softmax_attention import BLOCKWISE_LIMIT
 
-    device = device_for(compute.device)
+    device = device_of(compute)
     precision = choose_precision(training.precision, device)
     muon = training.optimizer == "muon"
     memory = plan.training_memory(

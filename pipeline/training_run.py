@@ -28,6 +28,8 @@ from pipeline.report import Report, SilentReport
 from pipeline.training_pace import Clock
 
 if TYPE_CHECKING:
+    import torch
+
     from model.batches import Batch
     from model.gpt import GPT
     from model.parallel import World
@@ -55,6 +57,14 @@ def model_errors(where: str) -> Iterator[None]:
         raise DataError(f"{where}: {error}; the last good checkpoint is kept") from error
     except ValueError as error:
         raise ConfigurationError(f"{where}: {error}") from error
+
+
+def device_of(compute: Compute) -> torch.device:
+    """Where to compute; ConfigurationError if this machine has no such device."""
+    from model.hardware import device_for
+
+    with model_errors("compute.device"):
+        return device_for(compute.device)
 
 
 def run_training(

@@ -32,7 +32,7 @@ from pipeline.processor import fits_a_half, processor
 from pipeline.report import Report
 from pipeline.shards import map_split
 from pipeline.tables import write_csv
-from pipeline.training_run import SCRATCH, model_errors
+from pipeline.training_run import SCRATCH, device_of, model_errors
 
 if TYPE_CHECKING:
     import tiktoken
@@ -80,12 +80,11 @@ def run(
     import torch
 
     from model.checkpoint import load_model
-    from model.hardware import device_for
 
     made = verify(checkpoint)
     manifests = {"tokens": verify(tokens), "examples": verify(examples)}
     encoding = load_encoding(tokens / RANKS_FILE)
-    device = device_for(compute.device)
+    device = device_of(compute)
     small = fits_a_half(int(made.facts["n_parameters"]), device.type, compute)
     with model_errors(f"evaluate@{name}"), processor(report, compute, half=small) as threads:
         torch.set_num_threads(threads)

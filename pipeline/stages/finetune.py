@@ -19,7 +19,7 @@ from pipeline.processor import fits_a_half, processor
 from pipeline.published import published_config, published_model, require_digest, require_vocabulary
 from pipeline.report import Report
 from pipeline.tables import write_csv
-from pipeline.training_run import SCRATCH, model_errors, run_training
+from pipeline.training_run import SCRATCH, device_of, model_errors, run_training
 
 if TYPE_CHECKING:
     from model.gpt import GPT, GPTConfig
@@ -132,13 +132,12 @@ def run(
 
     from model.checkpoint import load_model, save_model
     from model.gpt import GPT
-    from model.hardware import device_for
     from model.lora import adapt
 
     inputs = {"start": verify(start), "tokens": verify(tokens), "examples": verify(examples)}
     digests = {key: manifest.digest for key, manifest in inputs.items()}
     label = f"finetune@{name}"
-    device = device_for(compute.device)
+    device = device_of(compute)
     small = fits_a_half(int(inputs["start"].facts["n_parameters"]), device.type, compute) and not params.teacher
     with model_errors(label), processor(report, compute, half=small) as threads:
         torch.set_num_threads(threads)

@@ -24,7 +24,7 @@ from pipeline.report import Report
 from pipeline.shards import map_split, read_index
 from pipeline.tables import write_csv
 from pipeline.training_plan import Plan, Stopwatch, make_plan, refuse_what_does_not_fit
-from pipeline.training_run import SCRATCH, model_errors, run_training
+from pipeline.training_run import SCRATCH, device_of, model_errors, run_training
 
 if TYPE_CHECKING:
     from model.batches import Batch
@@ -145,11 +145,10 @@ def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, rep
 
     from model.checkpoint import save_model
     from model.gpt import GPT
-    from model.hardware import device_for
     from model.parallel import joined
 
     manifest = verify(tokens)
-    device = device_for(compute.device)
+    device = device_of(compute)
     with (
         model_errors("pretrain"),
         processor(report, compute) as threads,

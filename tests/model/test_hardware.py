@@ -18,6 +18,7 @@ from model.hardware import (
     choose_compile,
     choose_float32_products,
     choose_precision,
+    device_for,
     flops_per_token,
     peak_flops,
 )
@@ -25,6 +26,20 @@ from model.presets import PRESETS
 
 CPU = torch.device("cpu")
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_a_device_asked_for_is_one_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuda is this process's own GPU, as auto is; where there is none, that is said and nothing else taken instead."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device_for("cuda") == device_for("auto") == torch.device("cuda", 1)
+    assert device_for("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("cuda", "mps"):
+        with pytest.raises(ValueError, match=f"is {name}, but torch .* finds no such device here"):
+            device_for(name)
+    assert device_for("auto") == device_for("cpu") == CPU
 
 
 def test_without_the_instruction_float32_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

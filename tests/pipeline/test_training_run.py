@@ -18,7 +18,7 @@ import pipeline.stages.pretrain
 import pipeline.training_run
 from model.batches import TokenWindows
 from model.checkpoint import load_model
-from pipeline.errors import InputOutputError, IntegrityError, TryAgainError, machine_errors
+from pipeline.errors import ConfigurationError, InputOutputError, IntegrityError, TryAgainError, machine_errors
 
 pytestmark = pytest.mark.slow  # a second or two of training each
 
@@ -227,6 +227,15 @@ def test_what_other_code_began_is_not_gone_on_with(made: Any, monkeypatch: pytes
             made.run("pretrain")
     report = made.run("pretrain")
     assert [note for note in report.notes if note.startswith("resuming after step 3 of")]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("stage", ["pretrain", "finetune@spam", "evaluate@base"])
+def test_a_gpu_that_is_not_there_is_said(made: Any, stage: str) -> None:
+    """Every stage that computes ends with one line and exit code 64, and none goes on with the CPU."""
+    made.compute = replace(made.compute, device="cuda")
+    with pytest.raises(ConfigurationError, match=r"^compute\.device: is cuda, but torch .* choose auto or cpu$"):
+        made.run(*stage.split("@"))
 
 
 @pytest.mark.parametrize(
