@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.batches import Example, collate
+from model.batches import Example, Tokens, collate
 from model.cross_entropy import linear_cross_entropy
 from model.gpt import GPT, IGNORE
 
@@ -44,24 +45,26 @@ class TokenScore:
 @torch.no_grad()
 def validation_loss(
     model: GPT,
-    tokens: npt.NDArray[np.integer],
+    tokens: Tokens,
     *,
     start_id: int,
     stride: int | None = None,
     batch_size: int = 16,
     max_windows: int | None = None,
 ) -> TokenScore:
-    """Score every token exactly once, in windows of the model's context that overlap.
+    """Score every token exactly once, in windows of the model's context that overlap; read only as they are scored.
 
     The first token is predicted from `start_id` (the end-of-text that precedes a document). Each later window moves on
     by `stride` tokens (half a context unless given) and scores only those that no earlier window did, so all but the
-    first have at least context_length - stride tokens before them. `max_windows` scores only the beginning.
+    first have at least context_length - stride tokens before them. Of more than `max_windows` so many are scored, the
+    first and the last among them, evenly spaced.
     """
     device = model.token_embedding.weight.device
     was_training = model.training
     model.eval()
     nats, scored = 0.0, 0
-    for examples in _windows(tokens, start_id, model.config.context_length, stride, batch_size, max_windows):
+    windows = _Windows(len(tokens), model.config.context_length, stride)
+    for examples in _examples(tokens, start_id, windows.chosen(max_windows), batch_size):
         batch = collate(examples, start_id).to(device)
         nats += float(
             linear_cross_entropy(model(batch.ids_BT).flatten(0, 1), model.head_weight(), batch.targets.flatten())
@@ -72,9 +75,7 @@ def validation_loss(
 
 
 @torch.no_grad()
-def token_nats(
-    model: GPT, tokens: npt.NDArray[np.integer], *, start_id: int, batch_size: int = 16
-) -> npt.NDArray[np.float32]:
+def token_nats(model: GPT, tokens: Tokens, *, start_id: int, batch_size: int = 16) -> npt.NDArray[np.float32]:
     """-log p of every token, (len(tokens),), in the windows of `validation_loss`: its sum is that function's nats."""
     device = model.token_embedding.weight.device
     was_training = model.training
@@ -83,7 +84,8 @@ def token_nats(
     # which then grew to 8.8 GB over 840,000 tokens.
     found = np.empty(len(tokens), np.float32)
     done = 0
-    for examples in _windows(tokens, start_id, model.config.context_length, None, batch_size, None):
+    windows = _Windows(len(tokens), model.config.context_length)
+    for examples in _examples(tokens, start_id, windows.chosen(), batch_size):
         batch = collate(examples, start_id).to(device)
         # A row of logits at a time: those of a whole batch would take gigabytes at a large vocabulary.
         for hidden_TD, targets_T in zip(model(batch.ids_BT), batch.targets, strict=True):
@@ -95,31 +97,50 @@ def token_nats(
     return found
 
 
-def _windows(
-    tokens: npt.NDArray[np.integer],
-    start_id: int,
-    context: int,
-    stride: int | None,
-    batch_size: int,
-    max_windows: int | None,
+def scored_tokens(
+    tokens: Tokens, context_length: int, max_windows: int | None = None
+) -> Iterator[npt.NDArray[np.integer]]:
+    """The tokens that `validation_loss` scores, window by window, to count what else is to be known of them."""
+    for _, done, end in _Windows(len(tokens), context_length).chosen(max_windows):
+        yield np.asarray(tokens[done:end])
+
+
+class _Windows:
+    """Overlapping windows over so many tokens, each of which is scored in one; errors as in `validation_loss`."""
+
+    def __init__(self, n_tokens: int, context: int, stride: int | None = None) -> None:
+        if n_tokens == 0:
+            raise ValueError("there are no tokens to score")
+        self._n_tokens, self._context = n_tokens, context
+        self._stride = max(1, context // 2) if stride is None else stride
+        if not 1 <= self._stride <= context:
+            raise ValueError(f"stride is {stride}, but must be between 1 and the context length {context}")
+
+    def chosen(self, most: int | None = None) -> Iterator[tuple[int, int, int]]:
+        """Where windows begin, where the tokens begin that they score, where they end: of all, or `most` of them."""
+        n = 1 + -(-max(0, self._n_tokens - self._context) // self._stride)
+        few = most is not None and most < n
+        numbers = (i * (n - 1) // max(1, most - 1) for i in range(most)) if few and most else range(n)
+        for number in numbers:
+            end = min(self._context + number * self._stride, self._n_tokens)
+            done = self._context + (number - 1) * self._stride if number else 0
+            yield max(0, end - self._context), done, end
+
+
+def _examples(
+    tokens: Tokens, start_id: int, windows: Iterable[tuple[int, int, int]], batch_size: int
 ) -> Iterator[list[Example]]:
-    """Batches of overlapping windows that have every token as a target once; errors as in `validation_loss`."""
-    if len(tokens) == 0:
-        raise ValueError("there are no tokens to score")
-    stride = max(1, context // 2) if stride is None else stride
-    if not 1 <= stride <= context:
-        raise ValueError(f"stride is {stride}, but must be between 1 and the context length {context}")
-    row = np.concatenate([[start_id], np.asarray(tokens)]).astype(np.int64)
-    ends = [*range(min(context, len(tokens)), len(tokens), stride), len(tokens)]
-    ends = ends[:max_windows]
-    for first in range(0, len(ends), batch_size):
+    """Batches of windows that have the tokens they score as targets, and the one before each as input."""
+    windows = iter(windows)
+    while batch := list(itertools.islice(windows, batch_size)):
         examples = []
-        for number in range(first, min(first + batch_size, len(ends))):
-            end, done = ends[number], ends[number - 1] if number else 0
-            start = max(0, end - context)
-            targets = row[start + 1 : end + 1].copy()
+        for start, done, end in batch:
+            row = np.asarray(tokens[max(0, start - 1) : end]).astype(np.int64)
+            if start == 0:
+                row = np.concatenate([[start_id], row])
+            targets = row[1:].copy()
             targets[: done - start] = IGNORE
-            examples.append(Example(row[start:end].tolist(), targets.tolist()))
+            examples.append(Example(row[:-1].tolist(), targets.tolist()))
         yield examples
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from model.gpt import GPT, GPTConfig
-from model.scoring import classification_scores, predict_classes, token_nats, validation_loss
+from model.scoring import classification_scores, predict_classes, scored_tokens, token_nats, validation_loss
 
 TOKENS = np.random.default_rng(0).integers(0, 30, 50).astype(np.uint16)
 
@@ -65,9 +66,40 @@ def test_the_nats_of_each_token_add_up(model: GPT) -> None:
     assert float(each[:7].sum()) == pytest.approx(validation_loss(model, TOKENS[:7], start_id=30).nats, rel=1e-5)
 
 
-def test_the_first_windows_score_the_beginning(model: GPT) -> None:
-    """max_windows scores as much as those windows hold: a context, then a stride each."""
-    assert validation_loss(model, TOKENS, start_id=30, max_windows=3).tokens == 12 + 6 + 6
+@pytest.mark.parametrize(
+    ("most", "scored"),
+    [
+        (1, [*range(12)]),
+        (2, [*range(12), 48, 49]),
+        (3, [*range(12), *range(24, 30), 48, 49]),
+        (7, [*range(42), 48, 49]),
+        (8, [*range(50)]),
+        (9, [*range(50)]),
+        (None, [*range(50)]),
+    ],
+)
+def test_some_windows_lie_evenly_over_the_text(model: GPT, most: int | None, scored: list[int]) -> None:
+    """The first and the last are among them, and each scores what it scores among all."""
+    each = token_nats(model, TOKENS, start_id=30)
+    score = validation_loss(model, TOKENS, start_id=30, max_windows=most)
+    assert (score.tokens, score.nats) == (len(scored), pytest.approx(float(each[scored].sum()), rel=1e-5))
+    assert np.concatenate([*scored_tokens(TOKENS, 12, most)]).tolist() == TOKENS[scored].tolist()
+
+
+def test_a_look_reads_no_more_than_its_windows(model: GPT) -> None:
+    """Of a row that lies on a disk the windows alone are read, a batch at a time."""
+    read: list[int] = []
+
+    class Row:
+        def __len__(self) -> int:
+            return 10**9
+
+        def __getitem__(self, where: slice) -> Any:
+            read.append(where.stop - where.start)
+            return np.zeros(where.stop - where.start, np.uint16)
+
+    validation_loss(model, Row(), start_id=30, max_windows=5)
+    assert max(read) == 13 and len(read) == 5
 
 
 def test_scoring_leaves_the_model_in_its_mode(model: GPT) -> None:
