@@ -250,3 +250,15 @@ def lister(encoding: tiktoken.Encoding) -> Callable[[str], list[int]]:
         return found
 
     return ids
+
+
+def bytes_of_tokens(encoding: tiktoken.Encoding, vocab_size: int) -> npt.NDArray[np.float64]:
+    """How many bytes of text each token stands for; none for end-of-text."""
+    sizes = np.zeros(vocab_size, np.float64)
+    for token in range(vocab_size):
+        if token != encoding.eot_token:
+            try:
+                sizes[token] = len(encoding.decode_single_token_bytes(token))
+            except KeyError:  # a vocabulary padded beyond its tokens
+                continue
+    return sizes

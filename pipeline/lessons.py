@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigurationError
+from pipeline.held_out import HeldOut
 from pipeline.manifest import Manifest
 from pipeline.shards import map_split, read_index
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     Watch = Callable[[GPT, int], Mapping[str, float]]
 
 
-VALIDATION_WINDOWS = 16
-"""Contexts of held-out documents that are looked at while documents are learned."""
+VALIDATION_WINDOWS = 32
+"""Windows of held-out documents that are looked at while documents are learned; each scores half a context."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,8 @@ def documents(
     """Go on learning from the documents of the sources named, or of all; the sources come back too."""
     from model.batches import TokenWindows
     from model.mixtures import Pieces
-    from model.scoring import validation_loss
 
-    index = read_index(tokens, "train")
+    index = read_index(tokens, "train", ["source", "first_token", "n_tokens"])
     known = sorted(index["source"].unique().to_pylist())
     if unknown := [name for name in sources if name not in known]:
         raise ConfigurationError(
@@ -161,16 +160,13 @@ def documents(
     wanted = sorted(sources or known)
     rows = index.filter(pc.is_in(index["source"], pa.array(wanted)))
 
-    def split(name: Literal["train", "validation"]) -> Any:
-        facts = manifest.facts
-        return map_split(tokens, name, facts)
-
-    pieces = Pieces(split("train"), rows["first_token"].to_numpy(), rows["n_tokens"].to_numpy())
+    train = map_split(tokens, "train", manifest.facts)
+    pieces = Pieces(train, rows["first_token"].to_numpy(), rows["n_tokens"].to_numpy())
     windows = TokenWindows(pieces, context_length, batching.batch_size, batching.seed)
-    held_out = np.asarray(split("validation")[: context_length * VALIDATION_WINDOWS])
+    held_out = HeldOut(tokens, manifest, windows=VALIDATION_WINDOWS, sources=wanted)
 
     def watch(model: GPT, _step: int) -> Mapping[str, float]:
-        score = validation_loss(model, held_out, start_id=batching.end_id)
-        return {"validation_loss": score.loss, "validation_perplexity": score.perplexity}
+        found = held_out.look(model)
+        return {"validation_loss": found["validation_loss"], "validation_perplexity": found["perplexity"]}
 
     return Lesson(windows, -(-windows.windows_per_epoch // batching.batch_size), watch), wanted

@@ -222,6 +222,10 @@ def map_split(folder: Path, split: str, facts: Mapping[str, Any]) -> TokenArray 
     return trimmed[0] if trimmed else np.zeros(0, token_type(facts["vocab_size"]))
 
 
-def read_index(folder: Path, split: str) -> pa.Table:
-    """Where each document lies: columns id, source, first_token, n_tokens, in order."""
-    return pq.read_table(folder / f"{split}.documents.parquet", page_checksum_verification=True)
+def read_index(folder: Path, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Where each document lies: the columns asked for of id, source, first_token, n_tokens, in order.
+
+    Most of it are the ids, of 64 characters each.
+    """
+    path = folder / f"{split}.documents.parquet"
+    return pq.read_table(path, columns=columns and list(columns), page_checksum_verification=True)

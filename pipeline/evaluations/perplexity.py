@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.encodings import RANKS_FILE, encode, load_encoding
+from pipeline.encodings import RANKS_FILE, bytes_of_tokens, encode, load_encoding
 from pipeline.evaluations.bootstrap import Scores, interval
 from pipeline.evaluations.figures import Figure, Figures
 from pipeline.manifest import Manifest
 from pipeline.shards import map_split, read_index
 
 if TYPE_CHECKING:
-    import tiktoken
-
     from model.gpt import GPT
 
 _UNIGRAMS = "how often each token stands in training"
@@ -49,7 +46,7 @@ def evaluate(
 
     index = read_index(tokens, "validation")
     sources, first_tokens = np.asarray(index["source"].to_pylist()), index["first_token"].to_numpy()
-    n_bytes_of = np.add.reduceat(_bytes_of_tokens(encoding, vocab_size)[validation], first_tokens)
+    n_bytes_of = np.add.reduceat(bytes_of_tokens(encoding, vocab_size)[validation], first_tokens)
     by_document = np.stack([np.add.reduceat(nats.astype(np.float64), first_tokens), n_bytes_of], -1)
     unigrams_by_document = np.add.reduceat(unigram_nats, first_tokens)
     table = []
@@ -90,15 +87,3 @@ def _bits_per_byte(resamples: Scores) -> Scores:
     """Of (nats, bytes) of each document: all bits by all bytes, (R, N, 2) to (R,)."""
     summed = resamples.sum(axis=1)
     return np.asarray(summed[:, 0] / np.log(2) / np.maximum(1, summed[:, 1]), np.float64)
-
-
-def _bytes_of_tokens(encoding: tiktoken.Encoding, vocab_size: int) -> npt.NDArray[np.float64]:
-    """How many bytes of text each token stands for; none for end-of-text."""
-    sizes = np.zeros(vocab_size, np.float64)
-    for token in range(vocab_size):
-        if token != encoding.eot_token:
-            try:
-                sizes[token] = len(encoding.decode_single_token_bytes(token))
-            except KeyError:  # a vocabulary padded beyond its tokens
-                continue
-    return sizes

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.digests import digest_of
 from pipeline.encodings import RANKS_FILE, encode, load_encoding
 from pipeline.errors import ConfigurationError
+from pipeline.held_out import HeldOut
 from pipeline.import_closure import code_of
 from pipeline.manifest import Manifest, commit, verify
 from pipeline.params import Compute
@@ -113,7 +113,8 @@ class Params:
     evaluate_every: int
     """Steps between two looks at the validation split."""
     evaluation_windows: int
-    """Windows of the validation split that such a look scores; the evaluate stage scores all."""
+    """Windows that such a look scores, evenly over the validation split, with a mixture over that of its sources; 0
+    scores all, as the evaluate stage does."""
     sample_prompt: str
     """Continued at every look, to see the model learn to write."""
 
@@ -279,21 +280,16 @@ def training_config(params: Params) -> Any:
     return TrainingConfig(**{name: getattr(params, name) for name in names})
 
 
-def _tokens(folder: Path, manifest: Manifest, split: str) -> Any:
-    facts = manifest.facts
-    return map_split(folder, split, facts)
-
-
 def _batches(params: Params, tokens: Path, manifest: Manifest, report: Report) -> Callable[[int], Batch]:
     """The windows to train on, of everything or of a mixture of sources."""
     from model.batches import TokenWindows
     from model.mixtures import Mixture, Pieces, shares
 
-    train = _tokens(tokens, manifest, "train")
+    train = map_split(tokens, "train", manifest.facts)
     end_id = int(manifest.facts["end_of_text"]) if params.packing == "documents" else None
     if params.mixture is None:
         return TokenWindows(train, params.context_length, params.batch_size, params.seed, end_id)
-    index = read_index(tokens, "train")
+    index = read_index(tokens, "train", ["source", "first_token", "n_tokens"])
     known = index["source"].unique().to_pylist()
     if unknown := [name for name in params.mixture if name not in known]:
         raise ConfigurationError(
@@ -316,24 +312,16 @@ def _batches(params: Params, tokens: Path, manifest: Manifest, report: Report) -
 def _watcher(params: Params, tokens: Path, manifest: Manifest, report: Report) -> Any:
     """What to look at while the model learns: its loss on the validation split, and how it writes."""
     from model.generation import generate
-    from model.scoring import validation_loss
 
     encoding = load_encoding(tokens / RANKS_FILE)
-    validation = np.asarray(_tokens(tokens, manifest, "validation"))
-    bytes_per_token = manifest.facts["n_bytes"]["validation"] / manifest.facts["n_tokens"]["validation"]
+    held_out = HeldOut(tokens, manifest, windows=params.evaluation_windows or None, sources=tuple(params.mixture or ()))
     prompt = [encoding.eot_token, *encode(encoding, params.sample_prompt).tolist()]
 
     def watch(model: GPT, _step: int) -> Mapping[str, float]:
-        score = validation_loss(
-            model, validation, start_id=encoding.eot_token, max_windows=params.evaluation_windows or None
-        )
+        found = held_out.look(model)
         [continuation] = generate(model, [prompt], max_new_tokens=32, end_id=encoding.eot_token)
         report.note(f"sample: {params.sample_prompt}{encoding.decode(continuation)!r}")
-        return {
-            "validation_loss": score.loss,
-            "perplexity": score.perplexity,
-            "bits_per_byte": score.loss / math.log(2) / bytes_per_token,
-        }
+        return found
 
     if len(prompt) >= params.context_length:
         raise ConfigurationError("pretrain.sample_prompt is longer than pretrain.context_length; shorten it")
