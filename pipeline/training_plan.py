@@ -152,17 +152,20 @@ def refuse_what_does_not_fit(plan: Plan) -> None:
 class Stopwatch:
     """Times a training that a plan was made for, and says how far off the plan was."""
 
-    def __init__(self, plan: Plan, *, whole: bool, root: Path = Path()) -> None:
-        """Begin; `whole` says that the training starts at its first step."""
-        self._plan, self._whole, self._root = plan, whole, root
+    def __init__(self, plan: Plan, *, root: Path = Path()) -> None:
+        """Begin."""
+        self._plan, self._root = plan, root
         self._began = time.monotonic()
         self._memory_before = _resident_bytes()
 
-    def compare(self) -> dict[str, float]:
-        """Real over planned, `plan_time_ratio` (of a whole training) and `plan_memory_ratio`; remembers the pace."""
+    def compare(self, *, whole: bool) -> dict[str, float]:
+        """Real over planned, `plan_memory_ratio` and, of a training that took all its steps since, `plan_time_ratio`.
+
+        The pace of such a `whole` training is remembered.
+        """
         plan, seconds = self._plan, time.monotonic() - self._began
         ratios = {"plan_memory_ratio": _peak_bytes(plan.device, self._memory_before) / plan.memory.total}
-        if self._whole:
+        if whole:
             ratios["plan_time_ratio"] = seconds / plan.seconds
             path = self._root / PACES
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,8 @@ def run_training(
     if world.rank == 0:
         _drop_bests(folder, lambda step: step > state.step)  # of steps that are to be done again, perhaps otherwise
     clock = Clock(state, world)
-    saved_at, saved_step = time.monotonic(), state.step
+    steps_before = saved_step = state.step
+    saved_at = time.monotonic()
     with _stop_requested(insistent=world.size == 1) as stop, CheckpointSaver(folder, fingerprint) as saver:
         for step in [] if looks.in_vain else train(model, batches, config, state):
             row: Row = {"step": step.step, "tokens_seen": step.tokens_seen, "learning_rate": step.learning_rate}
@@ -176,7 +177,7 @@ def run_training(
     world.wait()
     if looks.best_step:
         trained = load_model(_best(folder, looks.best_step))
-    return Trained(trained, history.rows, list(state.changes))
+    return Trained(trained, history.rows, list(state.changes), steps_before)
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,8 @@ class Trained:
     """A row per step."""
     changes: list[str]
     """What was changed at a resume; not empty: the weights are not bit for bit those of an uninterrupted run."""
+    steps_before: int
+    """Steps that were done before this process began."""
 
     @property
     def facts(self) -> dict[str, list[str]]:

@@ -182,7 +182,8 @@ def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, rep
             world=world,
         )
         if watch:
-            report.metrics(watch.compare())
+            whole = not trained.steps_before and len(trained.history) == params.steps
+            report.metrics(watch.compare(whole=whole))
     if world.rank:
         return
     with commit(checkpoint, "checkpoint", params=params, inputs={"tokens": tokens}) as draft:
@@ -236,7 +237,7 @@ def _planned(params: Params, config: GPTConfig, manifest: Manifest, compute: Com
     """A stopwatch beside the plan of this training, once it is known to fit."""
     plan = plan_of(params, config, int(manifest.facts["n_tokens"]["train"]), compute)
     refuse_what_does_not_fit(plan)
-    return Stopwatch(plan, whole=not list(SCRATCH.glob("pretrain/*/step-*")))
+    return Stopwatch(plan)
 
 
 def model_config(params: Params, vocab_size: int) -> GPTConfig:

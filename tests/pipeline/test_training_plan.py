@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import pipeline.training_run
 from model.presets import preset
 from model.training import TrainingConfig
 from pipeline.errors import InputOutputError
@@ -57,21 +58,28 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_the_next_plan_of_the_same_shape_knows_the_pace(tmp_path: Path) -> None:
     """After a whole training its tokens per second are remembered, for this shape and this batch alone."""
     plan = plan_in(tmp_path)
-    assert set(Stopwatch(plan, whole=False, root=tmp_path).compare()) == {"plan_memory_ratio"}
+    assert set(Stopwatch(plan, root=tmp_path).compare(whole=False)) == {"plan_memory_ratio"}
     assert not (tmp_path / PACES).exists()
-    ratios = Stopwatch(plan, whole=True, root=tmp_path).compare()
+    ratios = Stopwatch(plan, root=tmp_path).compare(whole=True)
     assert ratios["plan_time_ratio"] > 0
     assert plan_in(tmp_path).seconds == pytest.approx(ratios["plan_time_ratio"] * plan.seconds)
     assert "the last run of this shape made" in plan_in(tmp_path).seconds_from
     assert "the last run" not in plan_in(tmp_path, batch_size=3).seconds_from
 
 
-def test_pretraining_says_how_far_off_its_plan_was(made: Any) -> None:
-    """The stage makes the plan before and hands the ratios to the run's record after."""
-    shutil.rmtree(made.path("checkpoints/base"))
-    shutil.rmtree(made.path("scratch"))
-    report = made.run("pretrain")
-    assert {"plan_time_ratio", "plan_memory_ratio"} <= set(report.numbers)
+def test_pretraining_says_how_far_off_its_plan_was(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training says so, though another was finished before it, and remembers its pace.
+
+    One that had nothing to do, or that ended before its last step, has no pace.
+    """
+    for seed in (7, 8):
+        (made.root / PACES).unlink(missing_ok=True)
+        report = made.run("pretrain", seed=seed)
+        assert {"plan_time_ratio", "plan_memory_ratio"} <= set(report.numbers)
+        assert (made.root / PACES).exists()
+    assert "plan_time_ratio" not in made.run("pretrain", seed=8).numbers
+    monkeypatch.setattr(pipeline.training_run._Looks, "in_vain", property(lambda looks: looks.best_step > 0))
+    assert "plan_time_ratio" not in made.run("pretrain", seed=9, patience=1).numbers
 
 
 def test_pretraining_refuses_what_does_not_fit(made: Any) -> None:
