@@ -17,6 +17,8 @@ from pipeline.manifest import Manifest
 from pipeline.shards import map_split, read_index
 
 if TYPE_CHECKING:
+    import torch
+
     from model.batches import Batch, Example
     from model.gpt import GPT
     from model.preferences import Pair
@@ -122,16 +124,25 @@ def classes(
 
 
 def preferences(
-    training: Sequence[Pair], validation: Sequence[Pair], batching: Batching, *, model: GPT, beta: float
+    training: Sequence[Pair],
+    validation: Sequence[Pair],
+    batching: Batching,
+    *,
+    model: GPT,
+    device: torch.device,
+    beta: float,
 ) -> Lesson:
-    """Learn to prefer the chosen responses, more than `model` does as it stands."""
+    """Learn to prefer the chosen responses, more than `model` does as it stands; it reads them all on the device."""
     from model.preferences import Pairs, preference_scores, preferring, reference_log_probs
 
     def paired(pairs: Sequence[Pair], seed: int) -> Pairs:
         reference = reference_log_probs(model, pairs, batching.batch_size, batching.end_id)
         return Pairs(pairs, reference, batching.batch_size, seed, batching.end_id)
 
+    home = model.token_embedding.weight.device
+    model.to(device)
     batches, held_out = paired(training, batching.seed), paired(validation, 0)
+    model.to(home)  # the memory is wanted for what learns
 
     def watch(model: GPT, _step: int) -> Mapping[str, float]:
         scores = preference_scores(model, held_out, beta)

@@ -22,6 +22,8 @@ from pipeline.tables import write_csv
 from pipeline.training_run import SCRATCH, device_of, model_errors, run_training
 
 if TYPE_CHECKING:
+    import torch
+
     from model.gpt import GPT, GPTConfig
     from model.training import Objective, TrainingConfig
     from pipeline.lessons import Lesson
@@ -145,7 +147,7 @@ def run(
         before = load_model(start)
         if before.config.n_classes:
             raise ConfigurationError(f"{label}: {start} is a classifier, which nothing starts from; choose another")
-        lesson, facts = prepare(params, before, tokens, inputs["tokens"], examples, report)
+        lesson, facts = prepare(params, before, device, tokens, inputs["tokens"], examples, report)
         if params.teacher:
             lesson = replace(lesson, objective=taught(params, before.config, tokens, f"finetunes.{name}"))
         model = GPT(before.config) if params.from_scratch else load_model(start)
@@ -195,7 +197,7 @@ def run(
 
 
 def prepare(
-    params: Params, model: GPT, tokens: Path, manifest: Manifest, examples: Path, report: Report
+    params: Params, model: GPT, device: torch.device, tokens: Path, manifest: Manifest, examples: Path, report: Report
 ) -> tuple[Lesson, dict[str, Any]]:
     """The task's examples as a lesson for the model, and what the manifest is to say of them."""
     from model.templates import template_of
@@ -222,7 +224,9 @@ def prepare(
         )
     elif params.task == "preferences":
         task = task_examples.read_preferences(reading)
-        lesson = lessons.preferences(task.training, task.validation, batching, model=model, beta=params.beta)
+        lesson = lessons.preferences(
+            task.training, task.validation, batching, model=model, device=device, beta=params.beta
+        )
     else:
         task = task_examples.read_responses(reading)
         lesson = lessons.responses(
