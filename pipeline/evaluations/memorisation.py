@@ -162,14 +162,14 @@ def _documents(tokens: Path, manifest: Manifest, split: str, n: int) -> dict[str
     facts = manifest.facts
     if not facts["n_tokens"].get(split):
         return {}
-    index = read_index(tokens, split).to_pydict()
+    index = read_index(tokens, split, ["id", "first_token", "n_tokens"])
     wanted = PROMPT_TOKENS + EXTRACTED_TOKENS
     # The last token of a document is its end-of-text.
-    long = [i for i, length in enumerate(index["n_tokens"]) if length > wanted]
-    chosen = long if len(long) <= n else [long[i * len(long) // n] for i in range(n)]
+    long = np.flatnonzero(index["n_tokens"].to_numpy() > wanted)
+    chosen = index.take(long if len(long) <= n else long[np.arange(n) * len(long) // n])
     row = map_split(tokens, split, facts)
-    starts = index["first_token"]
-    return {index["id"][i]: np.asarray(row[starts[i] : starts[i] + wanted]).tolist() for i in chosen}
+    places = zip(chosen["id"].to_pylist(), chosen["first_token"].to_pylist(), strict=True)
+    return {id_: np.asarray(row[first : first + wanted]).tolist() for id_, first in places}
 
 
 def _extract(subject: Subject, documents: dict[str, list[int]]) -> dict[str, bool]:

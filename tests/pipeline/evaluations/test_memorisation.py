@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.evaluations import memorisation
 from pipeline.evaluations.answers import open_answers
 from pipeline.evaluations.subject import Subject
 from pipeline.loaded_model import LoadedModel
-from pipeline.manifest import commit
+from pipeline.manifest import commit, verify
 from pipeline.shards import SplitWriter, write_shards
 
 ENCODING = encodings.encoding_of({bytes([byte]): byte for byte in range(256)})
@@ -80,6 +81,18 @@ def test_what_was_learned_by_heart_is_extracted(parrot: GPT, tmp_path: Path) -> 
     with open_answers("key", tmp_path) as answers:
         kept = memorisation.extraction(subject_of(GPT(parrot.config)), tokens, answers)
     assert kept == found
+
+
+def test_of_many_documents_those_that_are_asked_are_held(tmp_path: Path) -> None:
+    """They lie evenly over all that are long enough, and the others are never made Python objects of."""
+    tokens = make_tokens(tmp_path / "tokens", train=["x" * 101, "short"] * 5_000, validation=["short"])
+    manifest = verify(tokens)
+    tracemalloc.start()
+    chosen = memorisation._documents(tokens, manifest, "train", 4)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert list(chosen) == ["train-0", "train-2500", "train-5000", "train-7500"]
+    assert peak < 1_000_000
 
 
 @pytest.mark.slow
