@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.encodings import RANKS_FILE, bytes_of_tokens, encode, load_encoding
 from pipeline.evaluations.bootstrap import Scores, interval
@@ -35,20 +37,25 @@ def evaluate(
     n_bytes = int(facts["n_bytes"]["validation"])
     encoding = load_encoding(tokens / RANKS_FILE)
     vocab_size = int(facts["vocab_size"])
-    validation = np.asarray(map_split(tokens, "validation", facts))
+    validation = map_split(tokens, "validation", facts)
     training = map_split(tokens, "train", facts)
     nats = token_nats(model, validation, start_id=encoding.eot_token)
     score = TokenScore(float(nats.sum(dtype=np.float64)), len(validation))
     counts = np.ones(vocab_size, np.int64)
     for first in range(0, len(training), _COUNTED_AT_ONCE):
         counts += np.bincount(np.asarray(training[first : first + _COUNTED_AT_ONCE]), minlength=vocab_size)
-    unigram_nats = -np.log(counts / counts.sum())[validation]
+    unigram_nats, n_bytes_of = -np.log(counts / counts.sum()), bytes_of_tokens(encoding, vocab_size)
 
-    index = read_index(tokens, "validation")
+    index = read_index(tokens, "validation", ["source", "first_token"])
     sources, first_tokens = np.asarray(index["source"].to_pylist()), index["first_token"].to_numpy()
-    n_bytes_of = np.add.reduceat(bytes_of_tokens(encoding, vocab_size)[validation], first_tokens)
-    by_document = np.stack([np.add.reduceat(nats.astype(np.float64), first_tokens), n_bytes_of], -1)
-    unigrams_by_document = np.add.reduceat(unigram_nats, first_tokens)
+    by_document = np.stack(
+        [
+            sums_of_documents(first_tokens, len(validation), lambda some: nats[some].astype(np.float64)),
+            sums_of_documents(first_tokens, len(validation), lambda some: n_bytes_of[validation[some]]),
+        ],
+        -1,
+    )
+    unigrams_by_document = sums_of_documents(first_tokens, len(validation), lambda some: unigram_nats[validation[some]])
     table = []
     for source in ["", *sorted(set(sources))]:
         chosen = (sources == source) | (source == "")
@@ -81,6 +88,21 @@ def evaluate(
         ],
         table=table,
     )
+
+
+def sums_of_documents(
+    first_tokens: npt.NDArray[np.int64], n_tokens: int, figures: Callable[[slice], Scores], at_once: int = 1 << 20
+) -> Scores:
+    """The sum of a figure over the tokens of each document, which is asked for some documents' tokens at a time."""
+    sums, first = [], 0
+    while first < len(first_tokens):
+        start = first_tokens[first]
+        # At least one document, however long.
+        after = max(first + 1, int(np.searchsorted(first_tokens, start + at_once)))
+        end = first_tokens[after] if after < len(first_tokens) else n_tokens
+        sums.append(np.add.reduceat(figures(slice(start, end)), first_tokens[first:after] - start))
+        first = after
+    return np.concatenate(sums)
 
 
 def _bits_per_byte(resamples: Scores) -> Scores:
