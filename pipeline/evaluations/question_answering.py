@@ -26,18 +26,16 @@ def evaluate(
     asking: Asking, rows: Sequence[InstructionRow], passages: Sequence[str], *, retriever: Retriever, read: int
 ) -> Figures:
     """Find passages for every question, read the best, answer, cite; the baseline gives the best's first sentence."""
-    found = retrieve(retriever, passages, [row.instruction for row in rows], [row.input for row in rows])
     read = min(read, len(passages))
+    found = retrieve(retriever, passages, [row.instruction for row in rows], [row.input for row in rows], read)
     candidates = [
-        replace(row, input=passages[place])
-        for row, best in zip(rows, found.ranking, strict=True)
-        for place in best[:read]
+        replace(row, input=passages[place]) for row, best in zip(rows, found.best, strict=True) for place in best
     ]
     answers = answer(asking, candidates)
     nats = np.asarray(mean_nats(asking, candidates, answers) if read > 1 else [0.0] * len(rows)).reshape(-1, read)
     chosen = [number * read + int(nats[number].argmin()) for number in range(len(rows))]
     given, cited = [answers[i] for i in chosen], [candidates[i].input for i in chosen]
-    leads = [first_sentence(passages[best[0]]) for best in found.ranking]
+    leads = [first_sentence(passages[best[0]]) for best in found.best]
     expected = [row.response for row in rows]
     f1, f1_of_leads = ([token_f1(a, e) for a, e in zip(some, expected, strict=True)] for some in (given, leads))
     exact, exact_leads = (
