@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from model import checkpoint
 from model.batches import Example, Examples, TokenWindows
 from model.checkpoint import (
     CheckpointMismatch,
@@ -121,6 +122,20 @@ def test_the_two_newest_are_kept(tmp_path: Path) -> None:
     (tmp_path / ".step-00000001.partial").mkdir()
     saved_at(tmp_path, 1, 2, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def test_what_was_just_written_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before it is, and only when a third is to be removed; the third stays while the second is not whole."""
+    read: list[str] = []
+    digest = checkpoint._digest
+    monkeypatch.setattr(checkpoint, "_digest", lambda path: (read.append(path.parent.name), digest(path))[1])
+    saved_at(tmp_path, 1, 2)
+    assert read == []
+    saved_at(tmp_path, 3)
+    assert set(read) == {"step-00000002"}
+    (tmp_path / "step-00000003" / "state.json").write_text("torn")
+    saved_at(tmp_path, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-0000000{n}" for n in (2, 3, 4)]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "digests.json"])
