@@ -47,7 +47,8 @@ def measure(name: str, precision: str, compiled: bool, optimizer: str, rows: int
     from peers import Shape, contender
 
     from model.gpt import GPTConfig
-    from model.hardware import flops_per_token, peak_flops
+    from model.hardware import peak_flops
+    from model.plan import training_flops_per_token
 
     device, given = torch.device("cuda"), Shape(*SHAPE, rows)
     torch.set_float32_matmul_precision("high")
@@ -81,10 +82,10 @@ def measure(name: str, precision: str, compiled: bool, optimizer: str, rows: int
         n_heads=given.n_heads, d_model=given.d_model, positions="learned", mlp="gelu", norm="layernorm",
         qkv_bias=True, linear_bias=True,
     )  # fmt: skip
-    peak = peak_flops(device, torch.bfloat16)
+    peak, flops = peak_flops(device, torch.bfloat16), training_flops_per_token(config, config.context_length)
     return {
         "tokens_per_second": round(per_second),
-        "mfu": round(flops_per_token(config) * per_second / peak, 4) if peak else None,
+        "mfu": round(flops * per_second / peak, 4) if peak else None,
         "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20),
         "loss": [round(losses[0], 3), round(losses[-1], 3)],
     }

@@ -4,8 +4,8 @@ where the processor multiplies bfloat16, training.json in float32.
 Each contender trains in a process of its own (so that its peak memory is its own), all on the same machine, in several
 rounds of which the medians are kept: in turn, or on a machine with many cores several at once, each on cores of its
 own, dealt out anew each time. Tokens per CPU-second are the fair figure where other programs run too;
-the share of the peak is the model's arithmetic (model.hardware.flops_per_token) against the best matrix product of this
-machine, measured in the same process just before.
+the share of the peak is the model's arithmetic (model.plan.training_flops_per_token) against the best matrix product
+of this machine, measured in the same process just before.
 
     python benchmarks/training.py --rounds 3 --threads 1
     python benchmarks/training.py --rounds 3 --threads 1 --at-once 6 --precision float32
@@ -44,7 +44,7 @@ def measure(name: str, shape: str, precision: str, compiled: bool, optimizer: st
     from peers import Shape, contender
 
     from model.gpt import GPTConfig
-    from model.hardware import flops_per_token
+    from model.plan import training_flops_per_token
     from pipeline.training_plan import peak_resident_bytes
 
     torch.set_num_threads(threads)
@@ -72,7 +72,7 @@ def measure(name: str, shape: str, precision: str, compiled: bool, optimizer: st
         "tokens_per_second": per_step / statistics.median(wall),
         "tokens_per_cpu_second": per_cpu_second,
         "peak_gflops_per_cpu_second": peak / 1e9,
-        "share_of_peak": flops_per_token(config) * per_cpu_second / peak,
+        "share_of_peak": training_flops_per_token(config, config.context_length) * per_cpu_second / peak,
         "peak_memory_mb": peak_resident_bytes() / 1e6,
     }
 

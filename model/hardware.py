@@ -6,6 +6,7 @@ Every choice falls back to what always works: the CPU, float32, no compiler.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from typing import Literal
@@ -14,8 +15,6 @@ import torch
 from torch import Tensor
 
 from model.float8 import check_float8
-from model.gpt import GPT, GPTConfig
-from model.outline import without_numbers
 
 Precision = Literal["auto", "float32", "bfloat16", "float8"]
 PRECISIONS = ("auto", "float32", "bfloat16", "float8")
@@ -121,39 +120,26 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def flops_per_token(config: GPTConfig, context_length: int | None = None) -> float:
-    """FLOPs to train on one token: 6 per weight of a matrix product, 12 × layers × width × context for attention.
-
-    The count of Chowdhery et al. ("PaLM", appendix B); embeddings are looked up, not multiplied, and the attention's
-    causal half is counted whole, as is the custom for MFU.
-    """
-    with without_numbers():
-        model = GPT(config)
-    looked_up = [model.position_embedding] if config.tied_head else [model.token_embedding, model.position_embedding]
-    skipped = sum(module.weight.numel() for module in looked_up if module is not None)
-    weights = sum(parameter.numel() for parameter in model.parameters()) - skipped
-    assert config.head_dim is not None
-    attention = 12 * config.n_layers * config.n_heads * config.head_dim * (context_length or config.context_length)
-    return 6.0 * weights + attention
+def matrix_rate(device: torch.device, precision: torch.dtype) -> float:
+    """FLOP/s of a square matrix product, the best of several; a tenth of a second on a CPU."""
+    size = 4096 if device.type == "cuda" else 1024
+    # Not random, for the numbers that a run draws are its own.
+    left = torch.linspace(-1, 1, size * size, device=device).mul(size).sin().view(size, size).to(precision)
+    best = float("inf")
+    for _ in range(6):
+        begun = time.perf_counter()
+        float((left @ left)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best
 
 
 def peak_flops(device: torch.device, precision: torch.dtype) -> float | None:
     """FLOP/s that the device could reach: of a known GPU the published figure, of a CPU its matrix product's, measured.
 
-    None where neither is known. The measurement takes a tenth of a second.
+    None where neither is known.
     """
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        known = [peak for part, peak in GPU_PEAKS.items() if part in name.split() or part in name]
+        words = re.findall(r"\w+", torch.cuda.get_device_name(device))
+        known = [peak for part, peak in GPU_PEAKS.items() if part in words]
         return known[0] if known and precision == torch.bfloat16 else None
-    if device.type != "cpu":
-        return None
-    size = 1024
-    left, right = torch.ones(size, size, dtype=precision), torch.ones(size, size, dtype=precision)
-    best = float("inf")
-    deadline = time.perf_counter() + 0.1
-    while best == float("inf") or time.perf_counter() < deadline:
-        begun = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - begun)
-    return 2 * size**3 / best
+    return matrix_rate(device, precision) if device.type == "cpu" else None

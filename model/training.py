@@ -34,10 +34,10 @@ from model.hardware import (
     choose_float32_products,
     choose_precision,
     device_for,
-    flops_per_token,
 )
 from model.optimizer import OPTIMIZERS, Optimizer, make_optimizers
 from model.parallel import ALONE, World, forget_gathered, replicated, shard, whole
+from model.plan import training_flops_per_token
 from model.schedule import SCHEDULES, Schedule, learning_rate_factor
 from model.spikes import SpikeWatch
 
@@ -333,7 +333,8 @@ def _compile_if_it_pays(state: TrainingState, micro_batches: list[Batch]) -> Non
     if state.compiled or state.config.compile is False:
         return
     tokens_per_step = sum(batch.ids_BT.numel() for batch in micro_batches)
-    flops = flops_per_token(state.model.config) * tokens_per_step * state.config.steps
+    shape = state.model.config
+    flops = training_flops_per_token(shape, shape.context_length) * tokens_per_step * state.config.steps
     if choose_compile(state.config.compile, state.device, flops, state.model.config.dropout > 0):
         # Or nothing that is compiled would be found again by a later process: the loss is an autograd function of ours.
         # Its two passes are traced like the rest, and are part of the key (tests/model/test_compiled.py).

@@ -19,12 +19,14 @@ class Clock:
 
     def __init__(self, state: TrainingState, world: World) -> None:
         """Look up or measure the device's peak (a tenth of a second on a CPU)."""
-        from model.hardware import flops_per_token, peak_flops
+        from model.hardware import peak_flops
+        from model.plan import training_flops_per_token
 
         self._steps = state.config.steps
         self._steps_before = state.step
         self._tokens_before = state.tokens_seen
-        self._flops_per_token = flops_per_token(state.model.config)
+        config = state.model.config
+        self._flops_per_token = training_flops_per_token(config, config.context_length)
         own_peak = peak_flops(state.device, state.precision)
         # Processes on a CPU share its cores; GPUs add up.
         self._peak = own_peak and own_peak * (world.size if state.device.type == "cuda" else 1)

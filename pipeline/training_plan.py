@@ -81,7 +81,7 @@ def make_plan(
     import torch
 
     from model import plan
-    from model.hardware import choose_precision
+    from model.hardware import choose_precision, matrix_rate
     from model.softmax_attention import BLOCKWISE_LIMIT
 
     device = device_of(compute)
@@ -107,7 +107,8 @@ def make_plan(
     if pace := _paces(root).get(key):
         seconds, seconds_from = tokens / pace, f"the last run of this shape made {pace:,.0f} tokens/s"
     else:
-        rate = matrix_rate(device, precision, compute.thread_count)
+        torch.set_num_threads(compute.thread_count)
+        rate = matrix_rate(device, precision)
         share = UTILISATION.get(f"{device.type} {precision}".replace("torch.", ""), UTILISATION[device.type])
         seconds = tokens * flops / (rate * share)
         seconds_from = f"a measured {rate / 1e9:,.0f} GFLOP/s of matrix products, of which {share:.0%} are used"
@@ -174,21 +175,6 @@ class Stopwatch:
             partial.write_text(json.dumps(paces, indent=2), encoding="utf-8")
             partial.replace(path)
         return ratios
-
-
-def matrix_rate(device: Any, precision: Any, threads: int) -> float:
-    """Floating-point operations a second of a square matrix product, the best of several."""
-    import torch
-
-    torch.set_num_threads(threads)
-    size = 4096 if device.type == "cuda" else 1024
-    left, right = (torch.randn(size, size, device=device).to(precision) for _ in range(2))
-    best = float("inf")
-    for _ in range(6):
-        began = time.perf_counter()
-        float((left @ right)[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - began)
-    return float(2 * size**3 / best)
 
 
 def as_lines(plan: Plan) -> list[str]:

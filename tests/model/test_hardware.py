@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import subprocess
 import sys
@@ -12,16 +11,16 @@ import pytest
 import torch
 
 from model import hardware
-from model.gpt import GPTConfig
 from model.hardware import (
     COMPILE_FROM_FLOPS,
     choose_compile,
     choose_float32_products,
     choose_precision,
     device_for,
-    flops_per_token,
+    matrix_rate,
     peak_flops,
 )
+from model.plan import training_flops_per_token
 from model.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -79,7 +78,7 @@ def test_a_run_sets_its_products_whatever_ran_before() -> None:
 def test_only_a_long_run_with_a_compiler_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """auto: the default run is too short, ten times as much is not; without a compiler neither is. Else as asked."""
     monkeypatch.setattr(hardware.shutil, "which", lambda name: "/usr/bin/g++")
-    default = flops_per_token(PRESETS["default"]) * 360 * 2048
+    default = training_flops_per_token(PRESETS["default"], 256) * 360 * 2048
     assert not choose_compile("auto", CPU, default)
     assert choose_compile("auto", CPU, COMPILE_FROM_FLOPS)
     assert not choose_compile("auto", CPU, COMPILE_FROM_FLOPS, dropout=True)
@@ -88,19 +87,34 @@ def test_only_a_long_run_with_a_compiler_is_compiled(monkeypatch: pytest.MonkeyP
     assert choose_compile(True, CPU, 0.0) and not choose_compile(False, CPU, 1e30)
 
 
-def test_flops_are_six_per_multiplied_weight_and_the_attention() -> None:
-    """One layer of width 2 by hand: 4 matrices of 2 × 2, two of 2 × 8, the head of 2 × 4, norms; 12 × 1 × 2 × 3."""
-    config = GPTConfig(
-        vocab_size=4, context_length=3, n_layers=1, n_heads=1, d_model=2, mlp="gelu", tied_head=False, d_ff=8
-    )
-    assert flops_per_token(config) == 6 * (4 * 4 + 2 * 16 + 8 + 3 * 2) + 12 * 2 * 3
-    assert flops_per_token(dataclasses.replace(config, tied_head=True)) == flops_per_token(config)
-
-
 def test_the_peak_of_a_cpu_is_measured() -> None:
     """More than a calculator, less than all of today's supercomputers."""
     peak = peak_flops(CPU, torch.float32)
     assert peak is not None and 1e8 < peak < 1e18
+
+
+def test_measuring_draws_no_number_of_the_run() -> None:
+    """What torch's generator gives next is what it would have given."""
+    state = torch.get_rng_state()
+    matrix_rate(CPU, torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+    ],
+)
+def test_a_gpu_is_known_by_a_word_of_its_name(name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not listed has no peak, though its name begin as another's."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert peak_flops(torch.device("cuda"), torch.bfloat16) == peak
 
 
 FREEING = """

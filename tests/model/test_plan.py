@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -64,6 +65,19 @@ def test_operations_for_a_token_are_those_of_the_papers() -> None:
     blocks = 12 * (12 * 768**2 + 9 * 768)
     flops = 6 * (blocks + 50_257 * 768) + 12 * 12 * 768 * 1024
     assert plan.training_flops_per_token(preset("gpt2-124m"), 1024) == flops
+
+
+def test_operations_are_counted_by_hand_too() -> None:
+    """One layer of width 2: 4 matrices of 2 × 2, two of 2 × 8, the head of 2 × 4; 12 × 1 × 2 × 3. Nothing is looked up.
+
+    A classifier multiplies its own head, however the language model's is made.
+    """
+    shape: dict[str, Any] = {"vocab_size": 4, "context_length": 3, "n_layers": 1, "n_heads": 1, "d_model": 2}
+    for tied_head in (False, True):
+        config = GPTConfig(**shape, mlp="gelu", d_ff=8, tied_head=tied_head)
+        assert plan.training_flops_per_token(config, 3) == 6 * (4 * 4 + 2 * 16 + 8) + 12 * 2 * 3
+        classifier = dataclasses.replace(config, n_classes=3)
+        assert plan.training_flops_per_token(classifier, 3) == 6 * (4 * 4 + 2 * 16 + 6) + 12 * 2 * 3
 
 
 @pytest.mark.slow
