@@ -73,7 +73,6 @@ def examples(task: str) -> tuple[list[Example], int]:
             row["input"],
             row["response"],
             end_id=end_id,
-            context_length=CONTEXT,
         )
         for row in taken
     ], end_id

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.peers import NanoGPT, Shape  # noqa: E402
 from benchmarks.record_run import RESULTS, git, hardware  # noqa: E402
-from model.batches import Batch, TokenWindows, next_token_windows, shuffled  # noqa: E402
+from model.batches import Batch, TokenWindows, batch_of, shuffled  # noqa: E402
 from model.generation import generate  # noqa: E402
 from model.gpt import GPT, GPTConfig  # noqa: E402
 from model.presets import preset  # noqa: E402
@@ -48,7 +48,8 @@ def the_verdict(folder: Path) -> dict[str, Any]:
     text = (folder / "the-verdict" / "the-verdict.txt").read_text(encoding="utf-8")
     cut = int(0.9 * len(text))
     learned, held_out = (
-        Batch(*next_token_windows(encoding.encode_ordinary(part), 256, 256)) for part in (text[:cut], text[cut:])
+        batch_of([np.array(ids[at : at + 257]) for at in range(0, len(ids) - 256, 256)], None)
+        for ids in map(encoding.encode_ordinary, (text[:cut], text[cut:]))
     )
     per_epoch = len(learned.ids_BT) // 2
 
@@ -199,7 +200,7 @@ def characters(folder: Path, config: TrainingConfig, *, context: int, batch: int
     [sample] = generate(model, [[alphabet.index("\n")]], max_new_tokens=context - 1, temperature=0.8, seed=1)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "characters_trained_on": config.steps * windows.tokens_per_batch,
+        "characters_trained_on": config.steps * batch * context,
         "validation_loss_by_step": curve,
         "validation_loss": min(curve.values()),
         "sample": "".join(alphabet[character] for character in sample),

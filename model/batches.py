@@ -109,11 +109,6 @@ class TokenWindows:
             )
 
     @property
-    def tokens_per_batch(self) -> int:
-        """Tokens in every batch."""
-        return self.batch_size * self.context_length
-
-    @property
     def windows_per_epoch(self) -> int:
         """One fewer than would fit, where there are several, so that each epoch can start at another offset."""
         return max(1, (len(self.tokens) - 1) // self.context_length - 1)
@@ -219,16 +214,6 @@ def collate(examples: Sequence[Example], padding_id: int) -> Batch:
             raise ValueError("a batch mixes labels and token targets, or has not one target per token")
         targets_BT[row, : len(example.targets)] = torch.tensor(example.targets)
     return Batch(ids_BT, targets_BT, lengths_B)
-
-
-def next_token_windows(tokens: Sequence[int], context_length: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Every window of `context_length` tokens, `stride` apart, and its targets one token later: two (N, T) tensors."""
-    starts = range(0, len(tokens) - context_length, stride)
-    ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64))
-    if not starts:
-        raise ValueError(f"{len(tokens)} tokens are too few for a window of {context_length} and its target")
-    inputs = torch.stack([ids[s : s + context_length] for s in starts])
-    return inputs, torch.stack([ids[s + 1 : s + context_length + 1] for s in starts])
 
 
 def shuffled(indices: range, size: int, key: int) -> list[int]:

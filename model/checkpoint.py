@@ -72,18 +72,6 @@ class Snapshot:
     files: dict[str, bytes]
 
 
-def save_checkpoint(folder: Path, state: TrainingState, fingerprint: Fingerprint) -> Path:
-    """Write `folder/step-…` atomically, remove all but the two newest whole ones, return the new one's path.
-
-    `fingerprint` says what the run trains on (the tokens' digest, seed, batch size …); `load_checkpoint` compares it.
-    Of several processes all must call this. Raises OSError when the disk is full; earlier checkpoints are then
-    untouched.
-    """
-    if state.world.sharded:
-        return _save_sharded(folder, state, fingerprint)
-    return write(folder, snapshot(state, fingerprint))
-
-
 def snapshot(state: TrainingState, fingerprint: Fingerprint) -> Snapshot:
     """Copy everything that resuming needs; what happens to the state afterwards does not change the copy."""
     extras = {**checkpoint_state.extras(state), **checkpoint_state.random_tensors(state)}
@@ -97,7 +85,10 @@ def snapshot(state: TrainingState, fingerprint: Fingerprint) -> Snapshot:
 
 
 def write(folder: Path, taken: Snapshot) -> Path:
-    """Make a snapshot a checkpoint; see `save_checkpoint`."""
+    """Make a snapshot `folder/step-…` at once, remove all but the two newest whole ones, return the new one's path.
+
+    Raises OSError when the disk is full; earlier checkpoints are then untouched.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     target = folder / _name(taken.step)
@@ -118,10 +109,11 @@ class CheckpointSaver:
     """Saves while training goes on: a snapshot is taken at once, and written by a thread, one at a time.
 
     An error of the thread is raised by the next call, and at the latest on leaving the `with` block. A sharded model is
-    saved at once, by all processes together.
+    saved at once, by all processes together; any other by the first of them.
     """
 
     def __init__(self, folder: Path, fingerprint: Fingerprint) -> None:
+        """`fingerprint` says what the run trains on (the tokens' digest, …); `load_checkpoint` compares it."""
         self._folder, self._fingerprint = folder, fingerprint
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None

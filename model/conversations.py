@@ -86,27 +86,17 @@ def encode_pair(
     response: str,
     *,
     end_id: int,
-    context_length: int | None = None,
-    train_on_prompt: bool = False,
 ) -> Example:
-    """Prompt, response and one end-of-text as next-token targets; the prompt's are IGNORE unless asked for.
+    """Prompt, response and one end-of-text as next-token targets; the prompt's are IGNORE.
 
-    A pair longer than the context, if one is given, loses the beginning of its prompt, never its response. Raises
-    ValueError when the response is empty, or does not fit with at least one token of the prompt.
+    Raises ValueError when the response is empty.
     """
     prompt_ids = encode(template.prompt(instruction, input))
     _refuse_empty(response)
     response_ids = encode(response + template.closing)
-    if context_length is not None:
-        if len(response_ids) >= context_length:
-            raise ValueError(
-                f"a response of {len(response_ids)} tokens does not fit into the context of {context_length}"
-            )
-        prompt_ids = prompt_ids[-(context_length - len(response_ids)) :]
     ids = prompt_ids + response_ids
     targets = [*ids[1:], end_id]
-    if not train_on_prompt:
-        targets[: len(prompt_ids) - 1] = [IGNORE] * (len(prompt_ids) - 1)
+    targets[: len(prompt_ids) - 1] = [IGNORE] * (len(prompt_ids) - 1)
     return Example(ids, targets)
 
 

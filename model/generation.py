@@ -58,7 +58,7 @@ def generate(
     repetition_penalty: float = 1.0,
     seed: int | Sequence[int] = 0,
 ) -> list[list[int]]:
-    """The new tokens of each prompt, up to but without `end_id`, and as many as `stop` keeps (see `stop_at`).
+    """The new tokens of each prompt, up to but without `end_id`, and as many as `stop` keeps.
 
     The settings are those of `Sampling`. Each row draws from a random stream of its own, made from `seed` (one for all
     rows, or one for each), so a continuation does not depend on what its prompt is batched with. Prompts longer than
@@ -104,19 +104,6 @@ def generate(
             reader.read([chosen[i] for i in going])
     model.train(was_training)
     return fresh
-
-
-def stop_at(sequences: Sequence[Sequence[int]]) -> Stop:
-    """End a row before the first of these sequences of tokens; ValueError for an empty one."""
-    wanted = [list(sequence) for sequence in sequences]
-    if not all(wanted):
-        raise ValueError("an empty stop sequence would end every text at once")
-
-    def stop(tokens: Sequence[int]) -> int | None:
-        found = [len(ids) for ids in wanted if list(tokens[-len(ids) :]) == ids]
-        return len(tokens) - max(found) if found else None
-
-    return stop
 
 
 class _Reader:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from model.batches import Batch, TokenWindows
-from model.checkpoint import load_checkpoint, save_checkpoint
+from model.checkpoint import CheckpointSaver, load_checkpoint
 from model.gpt import GPT, GPTConfig
 from model.parallel import World, joined
 from model.training import TrainingConfig, TrainingState, train
@@ -69,7 +69,8 @@ def main(folder: Path) -> None:
                 steps = train(half.model, TokenWindows(TEXT, 16, 5, 0), half.config, half)
                 while half.step < 3:
                     next(steps)
-                save_checkpoint(folder / way, half, DATA)
+                with CheckpointSaver(folder / way, DATA) as saver:
+                    saver.save(half)
                 again = start(world, **changes)
                 assert load_checkpoint(folder / way, again, DATA) is not None
                 assert losses(again) == curve[3:], "a resumed sharded run differs from one that never stopped"

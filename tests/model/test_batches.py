@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.batches import Example, Examples, TokenWindows, next_token_windows, shuffled
+from model.batches import Example, Examples, TokenWindows, batch_of, shuffled
 from model.gpt import IGNORE
 
 VERDICT_BEGINS = [40, 367, 2885, 1464, 1807, 3619, 402, 271, 10899]
@@ -15,18 +15,18 @@ VERDICT_BEGINS = [40, 367, 2885, 1464, 1807, 3619, 402, 271, 10899]
 
 def test_the_tutorials_first_window() -> None:
     """Windows of four tokens of The Verdict, one apart, have the inputs and targets that the tutorial prints."""
-    inputs, targets = next_token_windows(VERDICT_BEGINS, context_length=4, stride=1)
-    assert inputs[0].tolist() == [40, 367, 2885, 1464]
-    assert targets[0].tolist() == [367, 2885, 1464, 1807]
-    assert inputs[1].tolist() == [367, 2885, 1464, 1807]
-    assert len(inputs) == 5
+    batch = batch_of([np.array(VERDICT_BEGINS[at : at + 5]) for at in range(5)], None)
+    assert batch.ids_BT[0].tolist() == [40, 367, 2885, 1464]
+    assert batch.targets[0].tolist() == [367, 2885, 1464, 1807]
+    assert batch.ids_BT[1].tolist() == [367, 2885, 1464, 1807]
+    assert len(batch.ids_BT) == 5
 
 
 def test_windows_a_context_apart_do_not_overlap() -> None:
-    """With stride = context each token is the target of one window at most."""
-    inputs, targets = next_token_windows(list(range(13)), context_length=4, stride=4)
-    assert inputs.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    assert targets.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
+    """Each token is the target of one window at most."""
+    batch = batch_of([np.arange(at, at + 5) for at in (0, 4, 8)], None)
+    assert batch.ids_BT.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert batch.targets.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
 
 
 def test_targets_are_the_next_tokens() -> None:

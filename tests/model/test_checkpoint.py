@@ -23,7 +23,6 @@ from model.checkpoint import (
     CorruptCheckpoint,
     load_checkpoint,
     load_model,
-    save_checkpoint,
     save_model,
 )
 from model.gpt import GPT, GPTConfig
@@ -48,6 +47,12 @@ def go_on(state: TrainingState, until: int = 6) -> None:
     steps = train(state.model, batches, state.config, state)
     while state.step < until:
         next(steps)
+
+
+def save_checkpoint(folder: Path, state: TrainingState, fingerprint: dict[str, Any]) -> None:
+    """Save, and wait until it is done."""
+    with CheckpointSaver(folder, fingerprint) as saver:
+        saver.save(state)
 
 
 def bits(state: TrainingState) -> bytes:

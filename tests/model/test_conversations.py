@@ -34,33 +34,17 @@ def test_the_tutorials_prompt() -> None:
 
 def test_only_the_response_and_one_end_of_text_are_learned() -> None:
     """Every target is the next token; those inside the prompt are masked, the last is end-of-text."""
-    example = encode_pair(encode, ALPACA, "Say hi.", "", "hi", end_id=END, context_length=500)
+    example = encode_pair(encode, ALPACA, "Say hi.", "", "hi", end_id=END)
     prompt = ALPACA.prompt("Say hi.")
     assert decode(example.ids) == prompt + "hi"
     assert isinstance(example.targets, list)
     assert decode(example.targets) == "_" * (len(prompt) - 1) + "hi|"
 
 
-def test_the_prompt_is_learned_too_when_asked() -> None:
-    """Without the mask, targets are the text one token on."""
-    example = encode_pair(encode, ALPACA, "Say hi.", "", "hi", end_id=END, context_length=500, train_on_prompt=True)
-    assert isinstance(example.targets, list)
-    assert decode(example.targets) == (ALPACA.prompt("Say hi.") + "hi|")[1:]
-
-
-def test_a_long_prompt_loses_its_beginning_and_never_the_response() -> None:
-    """What does not fit is cut off on the left, so the response still follows its marker."""
-    example = encode_pair(encode, ALPACA, "Say hi.", "", "hello", end_id=END, context_length=20)
-    assert decode(example.ids) == ALPACA.prompt("Say hi.")[-15:] + "hello"
-    assert len(example.ids) == 20
-
-
 def test_nothing_to_learn_is_refused() -> None:
-    """An empty response, and one as long as the context, are errors that say so."""
+    """An empty response is an error that says so."""
     with pytest.raises(ValueError, match="response is empty"):
-        encode_pair(encode, ALPACA, "Say hi.", "", "", end_id=END, context_length=20)
-    with pytest.raises(ValueError, match="20 tokens does not fit into the context of 20"):
-        encode_pair(encode, ALPACA, "Say hi.", "", "x" * 20, end_id=END, context_length=20)
+        encode_pair(encode, ALPACA, "Say hi.", "", "", end_id=END)
 
 
 TALK = [Turn("system", "Be kind."), Turn("user", "Hi"), Turn("assistant", "Hello."), Turn("user", "2+2?")]
@@ -123,10 +107,7 @@ def test_the_loss_of_a_batch_does_not_depend_on_its_padding() -> None:
     """Two examples of unequal length have, together, the loss of their targets one by one."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=257, context_length=300, n_layers=1, n_heads=2, d_model=16)).eval()
-    examples = [
-        encode_pair(encode, ALPACA, "Say hi.", "", response, end_id=END, context_length=300)
-        for response in ("hi", "good evening")
-    ]
+    examples = [encode_pair(encode, ALPACA, "Say hi.", "", response, end_id=END) for response in ("hi", "good evening")]
     together = collate(examples, END)
     assert together.scored() == len("hi|") + len("good evening|")
     alone = [collate([example], END) for example in examples]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.batches import Example, Examples
-from model.checkpoint import load_checkpoint, save_checkpoint
+from model.checkpoint import CheckpointSaver, load_checkpoint
 from model.gpt import GPT, GPTConfig
 from model.lora import TARGETS, AdaptedLinear, adapt, merged
 from model.training import TrainingConfig, TrainingState, freeze, train
@@ -106,7 +106,8 @@ def test_resuming_equals_never_having_stopped(tmp_path: Path) -> None:
     first, second = adapted(), adapted(rank=4)
     state = TrainingState(first, config, "cpu")
     next(train(first, batches, config, state))
-    save_checkpoint(tmp_path, state, {})
+    with CheckpointSaver(tmp_path, {}) as saver:
+        saver.save(state)
     torch.nn.init.ones_(second.blocks[0].attention.query.adapter_a)
     state = TrainingState(second, config, "cpu")
     assert load_checkpoint(tmp_path, state, {}) is not None

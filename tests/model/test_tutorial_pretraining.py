@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import numpy as np
 import pytest
 import tiktoken
 import torch
 
-from model.batches import Batch, next_token_windows
+from model.batches import Batch, batch_of
 from model.generation import generate
 from model.gpt import GPT, GPTConfig
 from model.presets import preset
@@ -42,7 +43,8 @@ def story() -> str:
 
 def windows(encoding: tiktoken.Encoding, text: str, length: int) -> Batch:
     """What of a text is read, and what is to be said, in windows that do not overlap."""
-    return Batch(*next_token_windows(encoding.encode_ordinary(text), length, length))
+    ids = encoding.encode_ordinary(text)
+    return batch_of([np.array(ids[at : at + length + 1]) for at in range(0, len(ids) - length, length)], None)
 
 
 @needs_the_story

@@ -9,13 +9,14 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rustbpe
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batches import next_token_windows
+from model.batches import batch_of
 from pipeline import encodings
 from pipeline.encodings import END_OF_TEXT, encode, encoding_of, fingerprint, read_ranks, train_ranks, write_ranks
 from pipeline.errors import ConfigurationError, DataError
@@ -171,9 +172,9 @@ def test_the_verdict(gpt2: tiktoken.Encoding) -> None:
     text = (SHARED / "the-verdict" / "the-verdict.txt").read_text(encoding="utf-8")
     ids = encode(gpt2, text).tolist()
     assert (len(text), len(ids), gpt2.decode(ids)) == (20_479, 5_145, text)
-    inputs, targets = next_token_windows(ids, context_length=4, stride=4)
-    assert (inputs[0].tolist(), targets[0].tolist()) == ([40, 367, 2885, 1464], [367, 2885, 1464, 1807])
-    assert inputs.flatten().tolist() == ids[: inputs.numel()]
+    batch = batch_of([np.array(ids[at : at + 5]) for at in range(0, len(ids) - 4, 4)], None)
+    assert (batch.ids_BT[0].tolist(), batch.targets[0].tolist()) == ([40, 367, 2885, 1464], [367, 2885, 1464, 1807])
+    assert batch.ids_BT.flatten().tolist() == ids[: batch.ids_BT.numel()]
 
 
 def test_merges_without_their_ids_name_the_file_that_is_missing(tmp_path: Path) -> None:
