@@ -279,6 +279,10 @@ def _their_config(config: GPTConfig, family: Family, end_id: int | None) -> dict
 def _gpt2_config(c: dict[str, Any]) -> GPTConfig:
     if c.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
         raise WeightsMismatch(f"config.json: activation_function {c['activation_function']!r} is not tanh-GELU")
+    if not c.get("scale_attn_weights", True):
+        raise WeightsMismatch("config.json: scale_attn_weights is false, but attention here divides by √head_dim")
+    if c.get("scale_attn_by_inverse_layer_idx"):
+        raise WeightsMismatch("config.json: scale_attn_by_inverse_layer_idx is not supported")
     return GPTConfig(
         vocab_size=c["vocab_size"],
         context_length=c["n_positions"],

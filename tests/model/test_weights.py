@@ -191,3 +191,17 @@ def test_what_no_family_can_hold_is_refused() -> None:
     config_dict = to_huggingface(random_model(SHAPES["llama"]))[1]
     with pytest.raises(WeightsMismatch, match="yarn"):
         config_from_huggingface(config_dict | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("gpt2", "scale_attn_weights", False),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", True),
+    ],
+)
+def test_a_setting_that_would_change_the_logits_is_refused_by_name(name: str, key: str, value: Any) -> None:
+    """What transformers would compute otherwise, and this model cannot, is refused with its key."""
+    config_dict = to_huggingface(random_model(SHAPES[name]))[1]
+    with pytest.raises(WeightsMismatch, match=f"config.json: {key} "):
+        config_from_huggingface(config_dict | {key: value})
