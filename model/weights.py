@@ -138,8 +138,14 @@ def from_huggingface(state_dict: StateDict, config_dict: dict[str, Any]) -> GPT:
     if family == "gpt2" and not any(name.startswith("transformer.") for name in given):
         # OpenAI's own upload leaves out the prefix that transformers writes today.
         given = {name if name.startswith("lm_head") else f"transformer.{name}": value for name, value in given.items()}
-    if config.tied_head and not config.n_classes:
-        given.pop("lm_head.weight", None)
+    if config.tied_head and not config.n_classes and (head := given.pop("lm_head.weight", None)) is not None:
+        embedding = given.get(_their_name("token_embedding.weight", family))
+        if embedding is not None and not torch.equal(head.float(), embedding.float()):
+            # transformers would run the file's head; a configuration that says otherwise would be read without it.
+            raise WeightsMismatch(
+                "tensor lm_head.weight is not the token embedding, though config.json ties them; "
+                "set tie_word_embeddings to false, or leave the tensor out"
+            )
     ours: StateDict = {}
     for name, wanted in model.state_dict().items():
         ours[name] = _take(given, name, tuple(wanted.shape), config, family)

@@ -180,6 +180,17 @@ def test_a_wrong_tensor_is_refused_by_name(name: str, tensor: str, change: str, 
     assert tensor in str(refusal.value) and said in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_tied_head_in_the_file_must_be_the_embedding(name: str) -> None:
+    """A second copy of the embedding is taken for what it is; another head, or one of another shape, is refused."""
+    state_dict, config_dict = to_huggingface(random_model(SHAPES[name]))
+    embedding = next(value for key, value in state_dict.items() if key.endswith(("embed_tokens.weight", "wte.weight")))
+    assert from_huggingface({**state_dict, "lm_head.weight": embedding}, config_dict).config.tied_head
+    for head in (embedding + 1, torch.zeros(5, 5)):
+        with pytest.raises(WeightsMismatch, match=r"lm_head.weight is not the token embedding"):
+            from_huggingface({**state_dict, "lm_head.weight": head}, config_dict)
+
+
 def test_what_no_family_can_hold_is_refused() -> None:
     """A mixture of families, an unknown family and an unsupported setting each get a sentence, not a wrong model."""
     with pytest.raises(WeightsMismatch, match="no Hugging Face family"):
