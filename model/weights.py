@@ -66,6 +66,8 @@ GPT2_NAMES = {
 
 CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 GPT2_ATTENTION_BUFFER = re.compile(r"\.attn\.(bias|masked_bias)$")
+READABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What a tensor may hold: the rest, such as int8, are steps whose size stands elsewhere."""
 CLASSES = {
     "gpt2": ("GPT2LMHeadModel", "GPT2ForSequenceClassification"),
     "llama": ("LlamaForCausalLM", "LlamaForSequenceClassification"),
@@ -128,7 +130,8 @@ def to_huggingface(model: GPT, end_id: int | None = None) -> tuple[StateDict, di
 def from_huggingface(state_dict: StateDict, config_dict: dict[str, Any]) -> GPT:
     """A float32 model on the CPU from published weights and the content of their config.json.
 
-    Raises WeightsMismatch, naming tensor and shapes, when one is missing, unknown, transposed or of the wrong size.
+    Raises WeightsMismatch, naming the tensor, when one is missing, unknown, transposed, of the wrong size, not of
+    floating-point numbers or not finite.
     """
     config = config_from_huggingface(config_dict)
     family = family_of(config)
@@ -213,11 +216,17 @@ def _take(given: StateDict, name: str, shape: tuple[int, ...], config: GPTConfig
     if tuple(value.shape) != expected:
         hint = ", which is its transpose" if tuple(value.shape) == expected[::-1] else ""
         raise WeightsMismatch(f"tensor {theirs} should be {expected}, found {tuple(value.shape)}{hint}")
+    if value.dtype not in READABLE:
+        kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in READABLE)
+        raise WeightsMismatch(f"tensor {theirs} holds {str(value.dtype).removeprefix('torch.')}, not one of {kinds}")
     if part is not None:
         value = value.chunk(3, dim=-1)[("query", "key", "value").index(part[2])]
     if family == "gpt2" and CONV1D.search(theirs):
         value = value.t()
-    return value.detach().to("cpu", torch.float32).contiguous().clone()
+    value = value.detach().to("cpu", torch.float32).contiguous().clone()
+    if not value.isfinite().all():
+        raise WeightsMismatch(f"tensor {theirs} holds NaN or infinity")
+    return value
 
 
 def _their_name(name: str, family: Family) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -189,6 +190,28 @@ def test_a_tied_head_in_the_file_must_be_the_embedding(name: str) -> None:
     for head in (embedding + 1, torch.zeros(5, 5)):
         with pytest.raises(WeightsMismatch, match=r"lm_head.weight is not the token embedding"):
             from_huggingface({**state_dict, "lm_head.weight": head}, config_dict)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        (lambda value: value.index_fill(0, torch.tensor([1]), torch.nan), "holds NaN or infinity"),
+        (lambda value: value.index_fill(0, torch.tensor([1]), -torch.inf), "holds NaN or infinity"),
+        (lambda value: value.double() * 1e60, "holds NaN or infinity"),
+        (lambda value: (value * 100).to(torch.int8), "holds int8, not one of float32, bfloat16, float16, float64"),
+        (lambda value: value.to(torch.float8_e4m3fn), "holds float8_e4m3fn, not one of"),
+    ],
+    ids=["nan", "infinite", "beyond float32", "int8", "float8"],
+)
+def test_a_tensor_without_finite_numbers_is_refused_by_name(
+    name: str, spoilt: Callable[[torch.Tensor], torch.Tensor], said: str
+) -> None:
+    """NaN, infinity, and numbers that mean something only with a scale beside them: the tensor is named."""
+    state_dict, config_dict = to_huggingface(random_model(SHAPES[name]))
+    tensor = {"gpt2": "transformer.h.1.attn.c_attn.weight", "llama": "model.layers.1.mlp.up_proj.weight"}[name]
+    with pytest.raises(WeightsMismatch, match=f"tensor {tensor} {said}"):
+        from_huggingface({**state_dict, tensor: spoilt(state_dict[tensor])}, config_dict)
 
 
 def test_what_no_family_can_hold_is_refused() -> None:
