@@ -188,6 +188,8 @@ def config_from_huggingface(config_dict: dict[str, Any]) -> GPTConfig:
     """Our configuration from the content of a config.json; raises WeightsMismatch for what this model cannot be."""
     c = config_dict
     family = c.get("model_type")
+    if c.get("quantization_config"):
+        raise WeightsMismatch("config.json: quantization_config is not supported; take the model as it was before")
     try:
         if family == "gpt2":
             return _gpt2_config(c)
@@ -324,7 +326,8 @@ def _llama_config(c: dict[str, Any], family: str) -> GPTConfig:
         raise WeightsMismatch("config.json: use_sliding_window is not supported")
     if c.get("hidden_act", "silu") != "silu":
         raise WeightsMismatch(f"config.json: hidden_act {c['hidden_act']!r} is not silu")
-    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    # As transformers 5.23 reads them: the older key goes first, and a base beside either only where it has none.
+    rope = c.get("rope_scaling") or c.get("rope_parameters") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3"):
         raise WeightsMismatch(f"config.json: rope_type {kind!r} is not one of default, llama3")
@@ -343,7 +346,7 @@ def _llama_config(c: dict[str, Any], family: str) -> GPTConfig:
         qk_norm=family == "qwen3",
         tied_head=c.get("tie_word_embeddings", False) or _n_classes(c) > 0,
         dropout=c.get("attention_dropout", 0.0),
-        rope_theta=c.get("rope_theta") or rope.get("rope_theta", 10_000.0),
+        rope_theta=rope.get("rope_theta") or c.get("rope_theta") or 10_000.0,
         rope_scaling=(factor, low, high, int(original)) if kind == "llama3" else None,
         norm_eps=c["rms_norm_eps"],
         n_classes=_n_classes(c),

@@ -223,8 +223,37 @@ def test_what_no_family_can_hold_is_refused() -> None:
     with pytest.raises(WeightsMismatch, match="has no 'n_positions'"):
         config_from_huggingface({"model_type": "gpt2", "vocab_size": 3})
     config_dict = to_huggingface(random_model(SHAPES["llama"]))[1]
+    with pytest.raises(WeightsMismatch, match="rope_type 'linear'"):
+        config_from_huggingface(config_dict | {"rope_scaling": {"type": "linear", "factor": 2.0}})
     with pytest.raises(WeightsMismatch, match="yarn"):
         config_from_huggingface(config_dict | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}})
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    **{"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16},
+}
+
+
+@pytest.mark.parametrize(
+    ("rope", "base", "scaling"),
+    [
+        ({"rope_scaling": LLAMA3, "rope_parameters": {"rope_type": "default", "rope_theta": 7e4}}, 5e4, SCALED),
+        ({"rope_scaling": None, "rope_parameters": {**LLAMA3, "rope_theta": 7e4}}, 7e4, SCALED),
+        ({"rope_scaling": None, "rope_parameters": {"rope_type": "default"}}, 5e4, None),
+    ],
+)
+@torch.no_grad()
+def test_rotations_are_read_as_transformers_reads_them(rope: dict[str, Any], base: float, scaling: Any) -> None:
+    """rope_scaling goes before rope_parameters, and the base in either before rope_theta, with the same logits."""
+    state_dict, config_dict = to_huggingface(random_model(SHAPES["llama"]))
+    config_dict |= {"rope_theta": 5e4, **rope}
+    theirs = their_model({key: dict(value) if isinstance(value, dict) else value for key, value in config_dict.items()})
+    load(theirs, state_dict)
+    ours = from_huggingface(state_dict, config_dict)
+    assert (ours.config.rope_theta, ours.config.rope_scaling) == (base, scaling)
+    ids = torch.randint(0, 61, (2, 32))
+    torch.testing.assert_close(ours.logits(ours(ids)), theirs(ids).logits, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +261,8 @@ def test_what_no_family_can_hold_is_refused() -> None:
     [
         ("gpt2", "scale_attn_weights", False),
         ("gpt2", "scale_attn_by_inverse_layer_idx", True),
+        ("gpt2", "quantization_config", {"quant_method": "gptq"}),
+        ("llama", "quantization_config", {"quant_method": "awq"}),
     ],
 )
 def test_a_setting_that_would_change_the_logits_is_refused_by_name(name: str, key: str, value: Any) -> None:
