@@ -6,7 +6,9 @@ inputs × outputs (its Conv1D), and query, key and value in one matrix: those ar
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -68,6 +70,7 @@ CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 GPT2_ATTENTION_BUFFER = re.compile(r"\.attn\.(bias|masked_bias)$")
 READABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What a tensor may hold: the rest, such as int8, are steps whose size stands elsewhere."""
+
 CLASSES = {
     "gpt2": ("GPT2LMHeadModel", "GPT2ForSequenceClassification"),
     "llama": ("LlamaForCausalLM", "LlamaForSequenceClassification"),
@@ -187,6 +190,7 @@ def cut_to(model: GPT, config: GPTConfig) -> GPT:
 def config_from_huggingface(config_dict: dict[str, Any]) -> GPTConfig:
     """Our configuration from the content of a config.json; raises WeightsMismatch for what this model cannot be."""
     c = config_dict
+    _check_values(c)
     family = c.get("model_type")
     if c.get("quantization_config"):
         raise WeightsMismatch("config.json: quantization_config is not supported; take the model as it was before")
@@ -197,7 +201,78 @@ def config_from_huggingface(config_dict: dict[str, Any]) -> GPTConfig:
             return _llama_config(c, family)
     except KeyError as error:
         raise WeightsMismatch(f"config.json has no {error.args[0]!r}") from error
+    except WeightsMismatch:
+        raise
+    except ValueError as error:  # a shape that no network can have
+        raise WeightsMismatch(f"config.json: {error}") from error
     raise WeightsMismatch(f"config.json: model_type {family!r} is not one of {', '.join(CLASSES)}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e30
+
+
+VALUES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    (
+        "a whole number from 1 to 2,147,483,647",
+        _is_whole,
+        (
+            *("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"),
+            *("max_position_embeddings", "num_hidden_layers", "num_attention_heads", "hidden_size"),
+            *("intermediate_size", "original_max_position_embeddings"),
+        ),
+    ),
+    (
+        "a whole number from 1 to 2,147,483,647, or null",
+        lambda value: value is None or _is_whole(value),
+        ("num_key_value_heads", "head_dim", "n_inner", "num_labels"),
+    ),
+    ("a number of at least 0", _is_number, ("rms_norm_eps", "layer_norm_epsilon")),
+    (
+        "a number of at least 0, or null",
+        lambda value: value is None or _is_number(value),
+        ("attention_dropout", "resid_pdrop"),
+    ),
+    (
+        "a number above 0",
+        lambda value: _is_number(value) and value > 0,
+        ("rope_theta", "factor", "low_freq_factor", "high_freq_factor"),
+    ),
+    (
+        "true or false",
+        lambda value: isinstance(value, bool),
+        (
+            *("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"),
+            *("scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+        ),
+    ),
+    (
+        "an object or null",
+        lambda value: value is None or isinstance(value, dict),
+        ("rope_parameters", "rope_scaling", "id2label", "quantization_config"),
+    ),
+    (
+        "a list of names or null",
+        lambda value: value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)),
+        ("architectures",),
+    ),
+)
+"""What is read of config.json: what a value must be, in words and as a test, and the keys for which that holds."""
+
+
+def _check_values(c: dict[str, Any], at: str = "") -> None:
+    """WeightsMismatch for a key whose value is of another kind than the key means."""
+    for kind, fits, names in VALUES:
+        for name in names:
+            if name in c and not fits(c[name]):
+                raise WeightsMismatch(f"config.json: {at}{name} is {json.dumps(c[name])[:40]}, but must be {kind}")
+    for name in ("rope_scaling", "rope_parameters"):
+        if c.get(name):
+            _check_values(c[name], f"{name}.")
 
 
 def _take(given: StateDict, name: str, shape: tuple[int, ...], config: GPTConfig, family: Family) -> Tensor:
@@ -313,7 +388,7 @@ def _gpt2_config(c: dict[str, Any]) -> GPTConfig:
         qkv_bias=True,
         linear_bias=True,
         tied_head=c.get("tie_word_embeddings", True) or _n_classes(c) > 0,
-        dropout=c.get("resid_pdrop", 0.0),
+        dropout=c.get("resid_pdrop") or 0.0,
         norm_eps=c.get("layer_norm_epsilon", 1e-5),
         n_classes=_n_classes(c),
     )
@@ -345,8 +420,8 @@ def _llama_config(c: dict[str, Any], family: str) -> GPTConfig:
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
         tied_head=c.get("tie_word_embeddings", False) or _n_classes(c) > 0,
-        dropout=c.get("attention_dropout", 0.0),
-        rope_theta=rope.get("rope_theta") or c.get("rope_theta") or 10_000.0,
+        dropout=c.get("attention_dropout") or 0.0,
+        rope_theta=rope.get("rope_theta", c.get("rope_theta", 10_000.0)),
         rope_scaling=(factor, low, high, int(original)) if kind == "llama3" else None,
         norm_eps=c["rms_norm_eps"],
         n_classes=_n_classes(c),
@@ -356,4 +431,4 @@ def _llama_config(c: dict[str, Any], family: str) -> GPTConfig:
 def _n_classes(c: dict[str, Any]) -> int:
     if not (c.get("architectures") or [""])[0].endswith("ForSequenceClassification"):
         return 0
-    return len(c["id2label"]) if "id2label" in c else int(c.get("num_labels", 2))
+    return len(c["id2label"]) if c.get("id2label") else c.get("num_labels") or 2

@@ -104,7 +104,10 @@ def require_vocabulary(folder: Path, tokens: encodings.Encoding) -> None:
 
 def _weights_files(folder: Path) -> list[Path]:
     if (folder / INDEX_FILE).is_file():
-        names = sorted(set(_json(folder / INDEX_FILE).get("weight_map", {}).values()))
+        placed = _json(folder / INDEX_FILE).get("weight_map")
+        if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+            raise ConfigurationError(f"{folder / INDEX_FILE}: weight_map must be an object of tensors and their files")
+        names = sorted(set(placed.values()))
         if any(Path(name).name != name for name in names):
             raise ConfigurationError(f"{folder / INDEX_FILE}: names a file outside its folder")
         return [_require(folder / name) for name in names]

@@ -270,3 +270,39 @@ def test_a_setting_that_would_change_the_logits_is_refused_by_name(name: str, ke
     config_dict = to_huggingface(random_model(SHAPES[name]))[1]
     with pytest.raises(WeightsMismatch, match=f"config.json: {key} "):
         config_from_huggingface(config_dict | {key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "said"),
+    [
+        ("llama", "num_hidden_layers", "3", 'is "3", but must be a whole number'),
+        ("llama", "num_hidden_layers", 2.0, "is 2.0, but must be a whole number"),
+        ("llama", "num_hidden_layers", True, "is true, but must be a whole number"),
+        ("llama", "vocab_size", None, "is null, but must be a whole number"),
+        ("llama", "num_attention_heads", 0, "is 0, but must be a whole number from 1"),
+        ("llama", "num_key_value_heads", -2, "is -2, but must be a whole number from 1 to 2,147,483,647, or null"),
+        ("llama", "rms_norm_eps", None, "is null, but must be a number of at least 0"),
+        ("llama", "rms_norm_eps", float("nan"), "is NaN, but must be a number of at least 0"),
+        ("llama", "rope_theta", "10000", 'is "10000", but must be a number above 0'),
+        ("llama", "rope_theta", 10**40, "is 1000.*, but must be a number above 0"),
+        ("llama", "rope_parameters", "x", 'is "x", but must be an object or null'),
+        ("llama", "tie_word_embeddings", "false", 'is "false", but must be true or false'),
+        ("llama", "architectures", "LlamaForCausalLM", 'is "LlamaForCausalLM", but must be a list of names'),
+        ("gpt2", "n_embd", [32], r"is \[32\], but must be a whole number"),
+        ("gpt2", "resid_pdrop", "0", 'is "0", but must be a number of at least 0, or null'),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_its_key(name: str, key: str, value: Any, said: str) -> None:
+    """A number in quotes, null where a number is needed and the like: the line names the key and what it must be."""
+    config_dict = to_huggingface(random_model(SHAPES[name]))[1]
+    with pytest.raises(WeightsMismatch, match=f"^config.json: {key} {said}"):
+        config_from_huggingface(config_dict | {key: value})
+
+
+def test_values_that_do_not_go_together_are_refused() -> None:
+    """What is wrong within rope_scaling is named by its path, and a shape that cannot be by the reason."""
+    config_dict = to_huggingface(random_model(SHAPES["llama"]))[1]
+    with pytest.raises(WeightsMismatch, match=r'rope_scaling.factor is "4", but must be a number above 0'):
+        config_from_huggingface(config_dict | {"rope_scaling": {**LLAMA3, "factor": "4"}})
+    with pytest.raises(WeightsMismatch, match=r"config\.json: n_heads 4 is not a multiple of n_kv_heads 3"):
+        config_from_huggingface(config_dict | {"num_key_value_heads": 3})

@@ -120,6 +120,16 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     (folder / "tokenizer.model").write_bytes(b"\x0a")
     with pytest.raises(ConfigurationError, match=r"tokenizer\.model: a SentencePiece vocabulary"):
         published_encoding(folder)
-    (folder / "config.json").write_text('{"model_type": "mamba"}')
+    config_file = folder / "config.json"
+    config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"n_layer": "1"}))
+    with pytest.raises(
+        ConfigurationError, match=r'published: config\.json: n_layer is "1", but must be a whole number'
+    ):
+        published_config(folder)
+    for weight_map in ([], {"lm_head.weight": 1}):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(ConfigurationError, match=r"index\.json: weight_map must be an object"):
+            published_model(folder, config)
+    config_file.write_text('{"model_type": "mamba"}')
     with pytest.raises(ConfigurationError, match="model_type 'mamba' is not one of"):
         published_config(folder)
