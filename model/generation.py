@@ -62,7 +62,7 @@ def generate(
 
     The settings are those of `Sampling`. Each row draws from a random stream of its own, made from `seed` (one for all
     rows, or one for each), so a continuation does not depend on what its prompt is batched with. Prompts longer than
-    the context keep their end; when the context is full, its older half is forgotten and the newer half read again.
+    the context keep their end; a row that fills the context forgets its older half, and the newer half is read again.
     """
     if not prompts:
         return []
@@ -97,11 +97,11 @@ def generate(
         if len(going) < len(chosen):
             reader.keep(going)
         if reader.full:
-            for row in running:
-                del rows[row][: -max(1, context // 2)]
-            reader = _Reader(model, [rows[row] for row in running], max_new_tokens - count)
-        else:
-            reader.read([chosen[i] for i in going])
+            outgrown = {i: rows[row] for i, row in enumerate(running) if len(rows[row]) > context}
+            for ids in outgrown.values():
+                del ids[: -max(1, context // 2)]
+            reader.make_room({i: ids[:-1] for i, ids in outgrown.items()}, max_new_tokens - count)
+        reader.read([chosen[i] for i in going])
     model.train(was_training)
     return fresh
 
@@ -113,16 +113,21 @@ class _Reader:
     """
 
     def __init__(self, model: GPT, rows: list[list[int]], new_tokens: int) -> None:
-        weight = model.token_embedding.weight
         self.model = model
-        width = max(len(row) for row in rows)
-        ids_BT = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=weight.device)
-        padding_B = torch.tensor([width - len(row) for row in rows], device=weight.device)
-        self.padding_B = padding_B if padding_B.any() else None
-        capacity = min(model.config.context_length, width + new_tokens)
-        self.cache = KeyValueCache(model.config, len(rows), capacity, weight)
-        self.places = list(range(len(rows)))
+        self._lay_out([len(row) for row in rows], new_tokens)
+        width, device = max(len(row) for row in rows), model.token_embedding.weight.device
+        ids_BT = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
         self.logits_BV = self._forward(ids_BT)
+
+    def _lay_out(self, lengths: list[int], new_tokens: int) -> None:
+        """An empty cache for rows of these lengths, padded to the longest, and as many new tokens."""
+        weight = self.model.token_embedding.weight
+        width = max(lengths)
+        padding_B = torch.tensor([width - length for length in lengths], device=weight.device)
+        self.padding_B = padding_B if padding_B.any() else None
+        capacity = min(self.model.config.context_length, width + new_tokens)
+        self.cache = KeyValueCache(self.model.config, len(lengths), capacity, weight)
+        self.places = list(range(len(lengths)))
 
     @property
     def full(self) -> bool:
@@ -144,6 +149,25 @@ class _Reader:
             self.cache.keep(index)
             self.padding_B = None if self.padding_B is None else self.padding_B[index]
             self.places = list(range(len(rows)))
+
+    def make_room(self, anew: dict[int, list[int]], new_tokens: int) -> None:
+        """Read the rows in `anew` again, from these tokens; the others' keys and values move left, over their padding.
+
+        Which row is read again when is for it alone to say, so the rows beside it change nothing.
+        """
+        padding = [0] * self.cache.batch_size if self.padding_B is None else self.padding_B.tolist()
+        parts = [(self.cache, place, self.cache.length - padding[place]) for place in self.places]
+        again = _Reader(self.model, list(anew.values()), 0).cache if any(anew.values()) else self.cache
+        for number, (row, ids) in enumerate(anew.items()):
+            parts[row] = (again, number, len(ids))
+        self._lay_out([length for _, _, length in parts], new_tokens)
+        end = max(length for _, _, length in parts)
+        self.cache.reserve(end)
+        self.cache.length = end
+        for to, (cache, row, length) in enumerate(parts):
+            new, old = slice(end - length, end), slice(cache.length - length, cache.length)
+            self.cache.keys_LBKCS[:, to, ..., new] = cache.keys_LBKCS[:, row, ..., old]
+            self.cache.values_LBKSC[:, to, :, new] = cache.values_LBKSC[:, row, :, old]
 
     def _forward(self, ids_BT: Tensor) -> Tensor:
         """Scores of the rows that are still wanted."""

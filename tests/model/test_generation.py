@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from model.generation import Sampling, Stop, generate, next_token_probabilities, penalise_repetition
 from model.gpt import GPT, GPTConfig
+from model.weights import cut_to
 
 SMALL: dict[str, Any] = {"vocab_size": 40, "context_length": 16, "n_layers": 2, "n_heads": 2, "d_model": 32}
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5], [35, 8, 9, 7, 9, 3, 2, 38, 4, 6]]
@@ -105,6 +107,22 @@ def test_a_prompts_continuation_does_not_depend_on_its_batch(model: GPT) -> None
     assert together == generate(model, PROMPTS, **settings)
     assert together == [generate(model, [prompt], **settings)[0] for prompt in PROMPTS]
     assert together != generate(model, PROMPTS, **(settings | {"seed": 8}))
+
+
+@pytest.mark.parametrize("context_length", [1, 2, 3, 16])
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("end_id", [None, 7])
+def test_beyond_the_context_too_a_continuation_does_not_depend_on_its_batch(
+    model: GPT, context_length: int, temperature: float, end_id: int | None
+) -> None:
+    """Each row forgets when it is full itself, however long those beside it are and whenever they end."""
+    model = cut_to(model, dataclasses.replace(model.config, context_length=context_length)).eval()
+    settings: dict[str, Any] = {"max_new_tokens": 60, "temperature": temperature, "end_id": end_id}
+    prompts = [*PROMPTS, [4, 4], list(range(20)), list(range(16))]
+    together = generate(model, prompts, seed=range(7), **settings)
+    assert together == [generate(model, [prompt], seed=i, **settings)[0] for i, prompt in enumerate(prompts)]
+    if end_id is None:
+        assert [len(row) for row in together] == [60] * 7
 
 
 def test_one_prompt_can_be_continued_in_several_ways(model: GPT) -> None:
