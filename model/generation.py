@@ -71,6 +71,22 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     was_training = model.training
     model.eval()
+    try:
+        return _continued(model, prompts, max_new_tokens, end_id, stop, sampling, seed)
+    finally:
+        model.train(was_training)
+
+
+def _continued(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    end_id: int | None,
+    stop: Stop | None,
+    sampling: Sampling,
+    seed: int | Sequence[int],
+) -> list[list[int]]:
+    """The new tokens of each prompt, as `generate` says, by a model in eval mode."""
     context = model.config.context_length
     rows = [list(prompt)[-context:] for prompt in prompts]
     fresh: list[list[int]] = [[] for _ in prompts]
@@ -102,7 +118,6 @@ def generate(
                 del ids[: -max(1, context // 2)]
             reader.make_room({i: ids[:-1] for i, ids in outgrown.items()}, max_new_tokens - count)
         reader.read([chosen[i] for i in going])
-    model.train(was_training)
     return fresh
 
 

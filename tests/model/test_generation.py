@@ -191,11 +191,18 @@ def test_a_full_context_forgets_its_older_half(model: GPT) -> None:
 
 
 def test_no_prompt_and_no_token_are_fine(model: GPT) -> None:
-    """Nothing asked, nothing given; generating leaves the model in its mode."""
+    """Nothing asked, nothing given; generating leaves the model in its mode, even when it fails."""
     assert generate(model, [], max_new_tokens=5) == []
     assert generate(model, [[1]], max_new_tokens=0) == [[]]
     model.train()
     generate(model, [[1]], max_new_tokens=2)
+    assert model.training
+
+    def stop(ids: Sequence[int]) -> int | None:
+        raise KeyError(ids[0])
+
+    with pytest.raises(KeyError):
+        generate(model, [[1]], max_new_tokens=2, stop=stop)
     assert model.training
 
 
