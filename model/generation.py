@@ -14,6 +14,11 @@ from model.gpt import GPT, KeyValueCache
 Stop = Callable[[Sequence[int]], int | None]
 """Given a row's new tokens, how many of them to keep if the row has come to its end, and None while it has not."""
 
+# Scores times or divided by these stay far below float32's 3.4e38, beyond which probabilities are no numbers.
+LARGEST_PENALTY = 1e9
+COLDEST = 1e-9
+"""A temperature below this is taken for it: of two scores that differ in float32, the higher one is certain then."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -21,8 +26,8 @@ class Sampling:
 
     temperature: float = 0.0
     """0 takes the likeliest token; above 1 evens the odds, below 1 sharpens them."""
-    top_k: int | None = None
-    """Choose among this many of the likeliest."""
+    top_k: int = 0
+    """Choose among this many of the likeliest; 0 among all."""
     top_p: float | None = None
     """Choose among the fewest of the likeliest that together reach this probability (Holtzman et al., 2020)."""
     min_p: float | None = None
@@ -33,14 +38,17 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}, but must be 0 or above")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}, but must be at least 1")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}, but must be 0, for no limit, or above")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}, but must be above 0 and at most 1")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p is {self.min_p}, but must be between 0 and 1")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"repetition_penalty is {self.repetition_penalty}, but must be above 0")
+        if not 1 / LARGEST_PENALTY <= self.repetition_penalty <= LARGEST_PENALTY:
+            raise ValueError(
+                f"repetition_penalty is {self.repetition_penalty}, but must be between {1 / LARGEST_PENALTY:g} and "
+                f"{LARGEST_PENALTY:g}"
+            )
 
 
 @torch.inference_mode()
@@ -52,7 +60,7 @@ def generate(
     end_id: int | None = None,
     stop: Stop | None = None,
     temperature: float = 0.0,
-    top_k: int | None = None,
+    top_k: int = 0,
     top_p: float | None = None,
     min_p: float | None = None,
     repetition_penalty: float = 1.0,
@@ -192,14 +200,15 @@ class _Reader:
 
 def next_token_probabilities(logits_V: Tensor, sampling: Sampling) -> Tensor:
     """Probabilities after temperature (above 0), then top-k, then top-p, then min-p."""
-    scores_V = logits_V.float() / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < len(scores_V):
+    scores_V = logits_V.float() / max(sampling.temperature, COLDEST)
+    if 0 < sampling.top_k < len(scores_V):
         kept = scores_V.topk(sampling.top_k).indices
         scores_V = torch.full_like(scores_V, -math.inf).index_copy(0, kept, scores_V[kept])
     p_V = scores_V.softmax(-1)
     if sampling.top_p is not None and sampling.top_p < 1:
         sorted_V, order_V = p_V.sort(descending=True, stable=True)
         outside = sorted_V.cumsum(-1) - sorted_V >= sampling.top_p
+        outside[0] = False  # a top_p below float32's least number is 0 to it
         p_V = torch.zeros_like(p_V).index_copy(0, order_V, sorted_V.masked_fill(outside, 0.0))
         p_V = p_V / p_V.sum()
     if sampling.min_p:

@@ -40,7 +40,7 @@ class Classification(TypedDict):
 
 
 class Writing(TypedDict, total=False):
-    """How text is written. What is not here is as in `Sampling` of model/generation.py, but top_k 0 sets no limit."""
+    """How text is written. What is not said here is as in `Sampling` of model/generation.py."""
 
     max_new_tokens: int
     """Tokens to write at most; 128 unless given."""
@@ -147,7 +147,7 @@ class LoadedModel:
                 end_id=self.encoding.eot_token,
                 temperature=temperature,
                 stop=_stop_at(stop, self.encoding),
-                top_k=top_k or None,
+                top_k=top_k,
                 top_p=top_p,
                 min_p=min_p,
                 repetition_penalty=repetition_penalty,

@@ -51,10 +51,13 @@ def test_the_textbooks_top_three() -> None:
 def test_top_p_keeps_the_fewest_that_reach_it() -> None:
     """Of 0.5, 0.3, 0.15 and 0.05, p = 0.8 keeps two, p = 0.81 three, a tiny p the likeliest alone."""
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log()
-    kept = {p: (next_token_probabilities(logits, Sampling(1.0, top_p=p)) > 0).tolist() for p in (0.79, 0.81, 0.01, 1.0)}
+    kept = {
+        p: (next_token_probabilities(logits, Sampling(1.0, top_p=p)) > 0).tolist()
+        for p in (0.79, 0.81, 0.01, 5e-324, 1.0)
+    }
     assert kept[0.79] == [False, True, False, True]
     assert kept[0.81] == [True, True, False, True]
-    assert kept[0.01] == [False, True, False, False]
+    assert kept[0.01] == kept[5e-324] == [False, True, False, False]
     assert kept[1.0] == [True] * 4
     assert next_token_probabilities(logits, Sampling(1.0, top_p=0.79)).sum().item() == pytest.approx(1)
 
@@ -70,6 +73,19 @@ def test_min_p_keeps_what_is_nearly_as_likely_as_the_likeliest() -> None:
         0.0: [True] * 4,
     }
     assert next_token_probabilities(logits, Sampling(1.0, min_p=0.31)).sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("penalty", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-45, 1e-38, 1e-9])
+def test_a_temperature_of_almost_nothing_takes_the_likeliest(model: GPT, temperature: float, penalty: float) -> None:
+    """As the temperature falls to 0 the samples become the greedy continuation, whatever the penalty."""
+    settings: dict[str, Any] = {"max_new_tokens": 6, "repetition_penalty": penalty}
+    assert generate(model, PROMPTS, temperature=temperature, **settings) == generate(model, PROMPTS, **settings)
+
+
+def test_a_temperature_without_measure_evens_all_odds() -> None:
+    """At the highest temperature that is a number every token is as likely as every other."""
+    assert next_token_probabilities(TEXTBOOK_LOGITS, Sampling(1.7e308)).tolist() == pytest.approx([1 / 9] * 9)
 
 
 def test_the_repetition_penalty_makes_seen_tokens_less_likely() -> None:
@@ -210,10 +226,12 @@ def test_no_prompt_and_no_token_are_fine(model: GPT) -> None:
     ("settings", "said"),
     [
         ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"temperature": 1.0, "top_k": 0}, "top_k is 0"),
+        ({"temperature": 1.0, "top_k": -1}, "top_k is -1, but must be 0, for no limit, or above"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0.0"),
         ({"temperature": 1.0, "min_p": 1.5}, "min_p is 1.5"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+        ({"repetition_penalty": 1e-38}, r"repetition_penalty is 1e-38, but must be between 1e-09 and 1e\+09"),
+        ({"repetition_penalty": 1e38}, r"repetition_penalty is 1e\+38"),
     ],
 )
 def test_senseless_settings_are_refused(settings: dict[str, Any], said: str) -> None:
