@@ -2,8 +2,8 @@
 
 Ranks files are tiktoken's own form, a line per token, its bytes in base64 and its rank; GPT-2's own files are read
 too. Ranks alone do not decide ids: text is first split into pieces by a pattern, whose name stands in a file beside
-ours and is recognised by digest for published ones. One special token is added, <|endoftext|>, whose id is the number
-of ranks; whatever a text contains, it encodes to ordinary tokens only.
+ours and is recognised by digest for published ones; before Qwen's pattern it is brought to NFC. One special token is
+added, <|endoftext|>, whose id is the number of ranks; whatever a text contains, it encodes to ordinary tokens only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +45,8 @@ PATTERNS: dict[Pattern, str] = {
     r"""|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
 }
 GPT2_PATTERN = PATTERNS["gpt2"]
+COMPOSING = frozenset({PATTERNS["qwen2"]})
+"""The patterns whose publishers bring a text to Unicode NFC before they split it."""
 # sha256 of the ranks files that OpenAI publishes, as tiktoken's openai_public.py checks them.
 PUBLISHED: dict[str, Pattern] = {
     "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": "gpt2",  # r50k_base
@@ -233,6 +236,8 @@ def encode(encoding: tiktoken.Encoding, text: str) -> npt.NDArray[np.uint32]:
 
     DataError for what tiktoken cannot split: about a million white-space characters in a row overflow its stack.
     """
+    if encoding._pat_str in COMPOSING:  # the corpus is cleaned to NFC, but prompts come as they are
+        text = unicodedata.normalize("NFC", text)
     try:
         return np.frombuffer(encoding._core_bpe.encode_to_tiktoken_buffer(text, set()), np.uint32)
     except ValueError as error:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.encodings import BYTES, GPT2_PATTERN, byte_spellings
+from pipeline.encodings import BYTES, COMPOSING, GPT2_PATTERN, byte_spellings
 from pipeline.errors import ConfigurationError
 
 
@@ -52,7 +52,7 @@ def read_tokenizer_json(path: Path) -> tuple[dict[bytes, int], str]:
 
 
 def _pattern(content: dict[str, Any], path: Path) -> str:
-    """The pattern of the pre-tokenizer; normalising to NFC is let pass, as cleaning has done it already."""
+    """The pattern of the pre-tokenizer; a text is brought to NFC before exactly where the pattern's name says so."""
     normalizer = content.get("normalizer")
     steps = [content.get("pre_tokenizer") or {}]
     if steps[0].get("type") == "Sequence":
@@ -61,10 +61,18 @@ def _pattern(content: dict[str, Any], path: Path) -> str:
     byte_level = steps[-1]
     if (normalizer and normalizer.get("type") != "NFC") or byte_level.get("add_prefix_space"):
         raise ConfigurationError(f"{path}: text is changed before it is split, which the pipeline does not do")
+    pattern = None
     if types == ["ByteLevel"] and byte_level.get("use_regex", True):
-        return GPT2_PATTERN
+        pattern = GPT2_PATTERN
     if types == ["Split", "ByteLevel"] and not byte_level.get("use_regex", True):
         split = steps[0]
         if split.get("behavior") == "Isolated" and not split.get("invert") and "Regex" in split["pattern"]:
-            return str(split["pattern"]["Regex"])
-    raise ConfigurationError(f"{path}: text is split by {types}; known are ByteLevel, and one Split before it")
+            pattern = str(split["pattern"]["Regex"])
+    if pattern is None:
+        raise ConfigurationError(f"{path}: text is split by {types}; known are ByteLevel, and one Split before it")
+    if bool(normalizer) != (pattern in COMPOSING):
+        raise ConfigurationError(
+            f"{path}: the normalizer is {'NFC' if normalizer else 'null'}; NFC is known with the pattern of qwen2, "
+            "and with no other"
+        )
+    return pattern

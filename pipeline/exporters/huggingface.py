@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.encodings import END_OF_TEXT, PATTERNS, Pattern, byte_spellings
+from pipeline.encodings import COMPOSING, END_OF_TEXT, PATTERNS, Pattern, byte_spellings
 
 if TYPE_CHECKING:
     from model.gpt import GPT
@@ -72,7 +72,7 @@ def write_tokenizer(
         "truncation": None,
         "padding": None,
         "added_tokens": [{"id": end_of_text, "content": END_OF_TEXT, **special}],
-        "normalizer": None,
+        "normalizer": {"type": "NFC"} if PATTERNS[pattern] in COMPOSING else None,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": beginning if begins else None,
         "decoder": byte_level,

@@ -45,16 +45,36 @@ def test_ids_are_those_of_the_tokenizers_library(published: Path) -> None:
 
 
 def test_another_split_pattern_is_found(published: Path) -> None:
-    """A Split before the bytes, as Llama 3 and Qwen have, gives its pattern, and NFC before it is let pass."""
+    """A Split before the bytes, as Llama 3 and Qwen have, gives its pattern."""
     split = {"type": "Split", "pattern": {"Regex": r"\p{L}+|\s+"}, "behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 
     def change(content: dict[str, Any]) -> None:
         content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, byte_level]}
-        content["normalizer"] = {"type": "NFC"}
 
     ranks, pattern = read_tokenizer_json(changed(published, change))
     assert (len(ranks), pattern) == (267, r"\p{L}+|\s+")
+
+
+def test_an_accent_after_its_letter_is_read_as_qwen_reads_it(tmp_path: Path) -> None:
+    """Qwen's tokenizer brings text to NFC: a letter and its accent, a Hangul syllable in parts, give its library's ids.
+
+    A ranks file written from it gives them too.
+    """
+    tokenizers = pytest.importorskip("tokenizers")
+    texts = ["cafe\u0301 1234", "\u1112\u1161\u11ab\u1100\u116e\u11a8", "A\u030angstro\u0308m \u212b", "café"]
+    ranks = encodings.train_ranks(["the café, a naïve Ångström 한국 " * 20], 285, "qwen2")
+    write_tokenizer(ranks, tmp_path, context_length=64, pattern="qwen2")
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    assert content["normalizer"] == {"type": "NFC"} and content["pre_tokenizer"]["pretokenizers"][0]["type"] == "Split"
+    theirs = tokenizers.Tokenizer.from_file(str(path))
+    expected = [theirs.encode(text).ids for text in texts]
+    encodings.write_ranks(encodings.read_ranks(path), tmp_path / "own.tiktoken", encodings.pattern_of(path))
+    for file in (path, tmp_path / "own.tiktoken"):
+        ours = encodings.load_encoding(file)
+        assert [encodings.encode(ours, text).tolist() for text in texts] == expected
+    assert expected[0][: len(expected[3])] == expected[3]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +86,7 @@ def test_another_split_pattern_is_found(published: Path) -> None:
         (lambda c: c["model"]["vocab"].pop("!"), "do not count 0, 1, 2"),
         (lambda c: c["model"]["merges"].reverse(), "not in one order"),
         (lambda c: c.update(normalizer={"type": "Lowercase"}), "changed before it is split"),
+        (lambda c: c.update(normalizer={"type": "NFC"}), "NFC is known with the pattern of qwen2, and with no other"),
         (lambda c: c["pre_tokenizer"].update(add_prefix_space=True), "changed before it is split"),
         (lambda c: c.update(pre_tokenizer={"type": "Metaspace"}), "split by"),
         (lambda c: c.pop("model"), "not a tokenizer.json"),
