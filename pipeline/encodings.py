@@ -28,11 +28,12 @@ from pipeline.errors import ConfigurationError, DataError
 END_OF_TEXT = "<|endoftext|>"
 RANKS_FILE = "tokenizer.tiktoken"
 Encoding = tiktoken.Encoding
-Pattern = Literal["gpt2", "cl100k", "qwen2", "o200k"]
+Pattern = Literal["gpt2", "cl100k", "qwen2", "o200k", "smollm"]
 # As published: GPT-2's with its encoder.py, cl100k's (which is also Llama 3's) and o200k's in tiktoken's
-# openai_public.py, Qwen2's and Qwen3's, where a digit stands alone, in their tokenizer.json. tiktoken 0.14 spells the
-# first two with possessive quantifiers, for speed; the plain spelling is understood by every library, and the pieces
-# are the same. llama.cpp and transformers know the first by the name gpt-2.
+# openai_public.py, Qwen2's and Qwen3's, where a digit stands alone, in their tokenizer.json. SmolLM's takes two steps
+# there, every digit apart and then GPT-2's pattern; here they are one, in which white space before a digit stays whole,
+# as at the end of a text. tiktoken 0.14 spells the first two with possessive quantifiers, for speed; the plain spelling
+# is understood by every library, and the pieces are the same. llama.cpp and transformers know the first as gpt-2.
 PATTERNS: dict[Pattern, str] = {
     "gpt2": r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",
     "cl100k": r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"""
@@ -43,6 +44,7 @@ PATTERNS: dict[Pattern, str] = {
     r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)?"""
     r"""|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"""
     r"""|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
+    "smollm": r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+""",
 }
 GPT2_PATTERN = PATTERNS["gpt2"]
 COMPOSING = frozenset({PATTERNS["qwen2"]})

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.encodings import BYTES, COMPOSING, GPT2_PATTERN, byte_spellings
+from pipeline.encodings import BYTES, COMPOSING, GPT2_PATTERN, PATTERNS, byte_spellings
 from pipeline.errors import ConfigurationError
 
 
@@ -64,12 +64,16 @@ def _pattern(content: dict[str, Any], path: Path) -> str:
     pattern = None
     if types == ["ByteLevel"] and byte_level.get("use_regex", True):
         pattern = GPT2_PATTERN
+    if types == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and byte_level.get("use_regex", True):
+        pattern = PATTERNS["smollm"]
     if types == ["Split", "ByteLevel"] and not byte_level.get("use_regex", True):
         split = steps[0]
         if split.get("behavior") == "Isolated" and not split.get("invert") and "Regex" in split["pattern"]:
             pattern = str(split["pattern"]["Regex"])
     if pattern is None:
-        raise ConfigurationError(f"{path}: text is split by {types}; known are ByteLevel, and one Split before it")
+        raise ConfigurationError(
+            f"{path}: text is split by {types}; known are ByteLevel, and one Split or single Digits before it"
+        )
     if bool(normalizer) != (pattern in COMPOSING):
         raise ConfigurationError(
             f"{path}: the normalizer is {'NFC' if normalizer else 'null'}; NFC is known with the pattern of qwen2, "

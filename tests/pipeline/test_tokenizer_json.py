@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import encodings
+from pipeline.encoder import adversarial_sample
 from pipeline.errors import ConfigurationError
 from pipeline.exporters.huggingface import write_tokenizer
 from pipeline.tokenizer_json import read_tokenizer_json
@@ -54,6 +56,35 @@ def test_another_split_pattern_is_found(published: Path) -> None:
 
     ranks, pattern = read_tokenizer_json(changed(published, change))
     assert (len(ranks), pattern) == (267, r"\p{L}+|\s+")
+
+
+def test_digits_one_by_one_give_the_librarys_ids(published: Path) -> None:
+    """SmolLM's two steps, single digits and then GPT-2's pattern, are one pattern here: many scripts, emoji and code.
+
+    20,000 random texts of digits, spaces, letters and apostrophes are split alike too.
+    """
+    tokenizers = pytest.importorskip("tokenizers")
+    rng, pieces = random.Random(0), [*" \t\n'sdlvr7½²ⅷx é東🌍.,-٣\u00a0\u3000\u2028\u0301", "'s", "'ll", "  "]
+    texts = ["".join(rng.choices(pieces, k=rng.randint(1, 14))) for _ in range(20_000)]
+    texts += [
+        "Größe 12, 東京 1２３, Москва  १२३",
+        "x = {'a': [1, 22]}  # it's\n\n\n\t x  != 7;\r\n",
+        *adversarial_sample(),
+    ]
+    ranks = encodings.train_ranks(texts[-200:] * 3, 600, "smollm")
+    write_tokenizer(ranks, published.parent, context_length=64, pattern="gpt2")
+
+    def change(content: dict[str, Any]) -> None:
+        digits = {"type": "Digits", "individual_digits": True}
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
+
+    theirs = tokenizers.Tokenizer.from_file(str(changed(published, change)))
+    theirs.encode_special_tokens = True
+    ours = encodings.load_encoding(published)
+    assert encodings.pattern_of(published) == "smollm"
+    assert [encodings.encode(ours, text).tolist() for text in texts] == [
+        each.ids for each in theirs.encode_batch(texts)
+    ]
 
 
 def test_an_accent_after_its_letter_is_read_as_qwen_reads_it(tmp_path: Path) -> None:
