@@ -144,7 +144,10 @@ class Step:
 
 
 class Diverged(RuntimeError):
-    """Too many steps in a row had an infinite or undefined loss or gradient."""
+    """Training came to infinite or undefined figures, and will not come back: what was found, with what to do."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}; lower the learning rate or look at the data")
 
 
 class TrainingState:
@@ -321,7 +324,7 @@ def take_step(state: TrainingState, batches: Callable[[int], Batch]) -> Step:
     if state.skipped_in_a_row > config.max_skipped_steps:
         raise Diverged(
             f"{state.skipped_in_a_row} steps in a row up to step {state.step + 1} had no finite loss and gradient "
-            f"(last loss {mean_loss}, gradient {grad_norm}); lower the learning rate or look at the data"
+            f"(last loss {mean_loss}, gradient {grad_norm})"
         )
     state.step += 1
     state.tokens_seen += sum(batch.ids_BT.numel() for batch in micro_batches)

@@ -54,7 +54,7 @@ def model_errors(where: str) -> Iterator[None]:
     except (CheckpointMismatch, CorruptCheckpoint) as error:
         raise IntegrityError(f"{where}: {error}") from error
     except Diverged as error:
-        raise DataError(f"{where}: {error}; the last good checkpoint is kept") from error
+        raise DataError(f"{where}: {error}") from error
     except ValueError as error:
         raise ConfigurationError(f"{where}: {error}") from error
 
@@ -92,7 +92,8 @@ def run_training(
     `evaluate(model, step)` is called every `evaluate_every` steps and at the end; after
     `patience` calls in a row without a new lowest "bits_per_byte" training ends, and the model is the one that had the
     lowest. Adapters are merged at the end. `objective` stands in for the model's own loss. Raises TryAgainError when
-    stopped by a signal, with everything saved, and what `model_errors` says.
+    stopped by a signal, with everything saved, Diverged where the last step or look is not finite, and what
+    `model_errors` says.
     """
     from model.checkpoint import CheckpointSaver, load_checkpoint, load_model
     from model.lora import merged
@@ -155,6 +156,8 @@ def run_training(
             if looks.in_vain:
                 report.note(f"step {step.step:,}: no gain in {patience} looks, so training ends here")
                 finished = True
+            if finished:
+                _require_finite(state, row)
             # Tokens per second and the like go to the record only: they are not the same twice.
             figures = {key: value for key, value in row.items() if key != "step"}
             report.metrics({**figures, **clock.figures(step)}, step.step)
@@ -199,6 +202,17 @@ class Trained:
         return {"resumed_with_changes": self.changes} if self.changes else {}
 
 
+def _require_finite(state: TrainingState, row: Row) -> None:
+    """Refuse to end with a last step, or a look after it, of infinite or undefined figures."""
+    from model.training import Diverged
+
+    step = int(row["step"])
+    if state.skipped_in_a_row:
+        raise Diverged(f"step {step:,}, the last, had no finite loss and gradient")
+    if not math.isfinite(loss := row["validation_loss"]):
+        raise Diverged(f"after step {step:,}, the last, validation_loss is {loss}")
+
+
 class _Looks:
     """What the looks at the validation split have found so far, where patience with them has an end."""
 
@@ -216,11 +230,11 @@ class _Looks:
     def better(self, step: int, found: Mapping[str, float]) -> bool:
         """Take in the look after a step; whether it found fewer bits per byte than every one before it.
 
-        Without patience none does.
+        Without patience none does, and an infinite or undefined look never does.
         """
         if not self._patience:
             return False
-        if not self.best_step or found["bits_per_byte"] < self._best:
+        if found["bits_per_byte"] < self._best:
             self._best, self.best_step, self._since_best = found["bits_per_byte"], step, 0
             return True
         self._since_best += 1

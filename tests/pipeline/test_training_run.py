@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -18,7 +19,14 @@ import pipeline.stages.pretrain
 import pipeline.training_run
 from model.batches import TokenWindows
 from model.checkpoint import load_model
-from pipeline.errors import ConfigurationError, InputOutputError, IntegrityError, TryAgainError, machine_errors
+from pipeline.errors import (
+    ConfigurationError,
+    DataError,
+    InputOutputError,
+    IntegrityError,
+    TryAgainError,
+    machine_errors,
+)
 
 pytestmark = pytest.mark.slow  # a second or two of training each
 
@@ -84,6 +92,48 @@ def test_training_ends_when_nothing_is_gained(made: Any, monkeypatch: pytest.Mon
             made.run("pretrain", **settings)
     made.run("pretrain", **settings)
     assert sha256_of(made.path("checkpoints/base")) == files
+
+
+@pytest.mark.parametrize("patience", [0, 3])
+@pytest.mark.parametrize(
+    ("losses", "said"), [([1.0] * 5 + [math.inf], "step 6, .* is inf"), ([math.nan] * 6, r"step \d, .* is nan")]
+)
+def test_a_training_that_ends_in_nonsense_is_an_error(
+    made: Any, monkeypatch: pytest.MonkeyPatch, losses: list[float], said: str, patience: int
+) -> None:
+    """A last look that is not finite ends with exit code 65 and no artefact; so it does when run again."""
+
+    def watcher(*_: Any) -> Any:
+        # Fewer bits per byte every time, so that patience alone would not end it.
+        return lambda _model, step: {
+            "validation_loss": losses[step - 1],
+            "bits_per_byte": losses[step - 1] - step,
+        }
+
+    monkeypatch.setattr(pipeline.stages.pretrain, "_watcher", watcher)
+    shutil.rmtree(made.path("checkpoints/base"))
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"^pretrain: after {said}; lower the learning rate or look") as refused:
+            made.run("pretrain", evaluate_every=1, patience=patience)
+        assert refused.value.exit_code == 65
+    assert not made.path("checkpoints/base").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"), [("pretrain", {"steps": 9, "evaluate_every": 9}), ("finetune@assistant", {"epochs": 4})]
+)
+def test_a_training_that_diverges_in_its_last_steps_is_an_error(made: Any, stage: str, changes: dict[str, Any]) -> None:
+    """Though too few of them are left to give the run up in its middle."""
+    rates = {"learning_rate": 1e5, "muon_learning_rate": 1e5}
+    with pytest.raises(DataError, match="the last, had no finite loss and gradient; lower the learning rate"):
+        made.run(*stage.split("@"), **changes, **rates)
+
+
+def test_a_look_that_is_not_finite_is_no_gain(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it comes first or later, the best is that of the finite ones."""
+    looks_given(monkeypatch, [math.nan, 3.0, 2.0, math.nan, 1.0, 1.5])
+    made.run("pretrain", patience=3, evaluate_every=1)
+    assert [path.name for path in made.path("scratch").glob("pretrain/*/best-*")][-1:] == ["best-00000005"]
 
 
 class Killed(Exception):
