@@ -164,7 +164,9 @@ def run_training(
             saver.raise_errors()
             due = time.monotonic() - saved_at > compute.checkpoint_every_seconds
             stopping, due = world.any(stop.is_set(), due, device=state.device)
-            if due or stopping or finished:
+            # What is saved once the figures are not finite would push out the checkpoints from before. A run that is
+            # stopped then is saved as it is, for it goes on as if it had not been.
+            if (due and not state.skipped_in_a_row) or stopping or finished:
                 history.flush()
                 saver.save(state)
                 saved_at, saved_step = time.monotonic(), state.step

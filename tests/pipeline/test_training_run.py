@@ -19,6 +19,7 @@ import pipeline.stages.pretrain
 import pipeline.training_run
 from model.batches import TokenWindows
 from model.checkpoint import load_model
+from model.gpt import GPT
 from pipeline.errors import (
     ConfigurationError,
     DataError,
@@ -127,6 +128,52 @@ def test_a_training_that_diverges_in_its_last_steps_is_an_error(made: Any, stage
     rates = {"learning_rate": 1e5, "muon_learning_rate": 1e5}
     with pytest.raises(DataError, match="the last, had no finite loss and gradient; lower the learning rate"):
         made.run(*stage.split("@"), **changes, **rates)
+
+
+def spoiled_from(monkeypatch: pytest.MonkeyPatch, first: int, last: int = 1000) -> None:
+    """Let the steps with these numbers have no finite loss."""
+    loss, add = GPT.loss, pipeline.training_run._History.add
+    done = 0
+
+    def spoiled(self: GPT, *args: Any, **settings: Any) -> torch.Tensor:
+        return loss(self, *args, **settings) * (math.nan if first <= done + 1 <= last else 1.0)
+
+    def adding(self: Any, row: dict[str, float]) -> None:
+        nonlocal done
+        done = int(row["step"])
+        add(self, row)
+
+    monkeypatch.setattr(GPT, "loss", spoiled)
+    monkeypatch.setattr(pipeline.training_run._History, "add", adding)
+
+
+def test_a_run_that_diverges_leaves_the_checkpoints_from_before(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though one is due after every step, none is written while the figures are not finite."""
+    spoiled_from(monkeypatch, 8)
+    object.__setattr__(made.compute, "checkpoint_every_seconds", -1)  # after every step
+    with pytest.raises(DataError, match="11 steps in a row up to step 18 had no finite loss and gradient"):
+        made.run("pretrain", steps=20)
+    kept = sorted(made.path("scratch").glob("pretrain/*/step-*"))
+    assert [path.name for path in kept] == ["step-00000006", "step-00000007"]
+    assert [json.loads((path / "state.json").read_text())["skipped_in_a_row"] for path in kept] == [0, 0]
+
+
+def test_a_run_stopped_after_a_step_without_figures_goes_on_to_the_same_end(
+    made: Any, monkeypatch: pytest.MonkeyPatch, sha256_of: Any
+) -> None:
+    """It is saved as it is, with how many such steps there were in a row."""
+    spoiled_from(monkeypatch, 2, 3)
+    made.run("pretrain", seed=8)
+    files = sha256_of(made.path("checkpoints/base"))
+    shutil.rmtree(made.path("scratch"))
+    made.report = type(made.report)()
+    stop_after(made, 2)
+    with pytest.raises(TryAgainError, match="stopped after step 2 of 6 with everything saved"):
+        made.run("pretrain", seed=8)
+    [saved] = made.path("scratch").glob("pretrain/*/step-*")
+    assert json.loads((saved / "state.json").read_text())["skipped_in_a_row"] == 1
+    made.run("pretrain", seed=8)
+    assert sha256_of(made.path("checkpoints/base")) == files
 
 
 def test_a_look_that_is_not_finite_is_no_gain(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
