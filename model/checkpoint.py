@@ -56,8 +56,8 @@ class Resumed:
 
     step: int
     """Steps that are done."""
-    path: Path
-    """The checkpoint's folder."""
+    path: Path | None
+    """The checkpoint's folder; None where all were torn or altered, and the run begins anew."""
     skipped: tuple[str, ...]
     """Newer checkpoints that were torn or altered, each with the reason."""
     changes: tuple[str, ...]
@@ -151,7 +151,7 @@ class CheckpointSaver:
 def load_checkpoint(
     folder: Path, state: TrainingState, fingerprint: Fingerprint, *, allow_changes: bool = False
 ) -> Resumed | None:
-    """Put the newest whole checkpoint into `state`; None where there is none.
+    """Put the newest whole checkpoint into `state`, which is left alone if none is whole; None where there is none.
 
     Raises CheckpointMismatch when the data, the settings, the number of threads or processes, the precision, the
     processor's instructions or torch's version differ, because the result would no longer be that of an uninterrupted
@@ -184,7 +184,7 @@ def load_checkpoint(
         state.refresh_fast_model()
         state.changes = (*record["changes"], *(f"from step {state.step}: {change}" for change in changes))
         return Resumed(state.step, path, tuple(skipped), tuple(changes))
-    return None
+    return Resumed(state.step, None, tuple(skipped), ()) if skipped else None
 
 
 def differences(folder: Path, state: TrainingState, fingerprint: Fingerprint) -> tuple[int, list[str]]:
@@ -316,11 +316,15 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _prune(folder: Path, new: Path) -> None:
-    """Remove what is older than the two newest whole ones.
+    """Remove what is older than the two newest whole ones, and what is newer than the new one.
 
+    A run goes on from the newest whole one, so what is newer was damaged, and would be taken for the newest for ever.
     The new one was sealed a moment ago, and those before it are read only where one is to go for their sake: that is
     1.5 GB of a model of 124M parameters.
     """
+    for path in _newest_first(folder):
+        if path > new:
+            shutil.rmtree(path)
     found = _newest_first(folder)
     if len(found) <= KEPT:
         return

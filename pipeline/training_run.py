@@ -116,7 +116,10 @@ def run_training(
     if resumed:
         for torn in resumed.skipped:
             report.note(f"a damaged checkpoint was passed over: {torn}")
-        report.note(f"resuming after step {state.step:,} of {config.steps:,}")
+        if resumed.path:
+            report.note(f"resuming after step {state.step:,} of {config.steps:,}")
+        else:
+            report.note(f"no checkpoint is whole (damaged: {len(resumed.skipped)}), so training begins anew")
         for change in resumed.changes:
             report.note(f"the run goes on with a change, so its weights will differ in their last bits: {change}")
     world.wait()

@@ -166,6 +166,22 @@ def test_a_torn_or_altered_checkpoint_is_passed_over(name: str, fault: str, tmp_
     assert load_checkpoint(tmp_path, start(), DATA).step == 2  # type: ignore[union-attr]
 
 
+def test_where_every_checkpoint_is_damaged_a_run_starts_anew(tmp_path: Path) -> None:
+    """The state stays as it was, each damage is named, and the next checkpoint leaves none of the damaged behind."""
+    saved_at(tmp_path, 4, 5)
+    for path in tmp_path.iterdir():
+        (path / "model.safetensors").unlink()
+    state = start()
+    before = bits(state)
+    resumed = load_checkpoint(tmp_path, state, DATA)
+    assert resumed is not None and (resumed.step, resumed.path) == (0, None) == (state.step, None)
+    assert resumed.skipped == tuple(f"step-0000000{step}: model.safetensors is missing" for step in (5, 4))
+    assert bits(state) == before
+    go_on(state, until=2)
+    save_checkpoint(tmp_path, state, DATA)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
 def test_a_full_disk_leaves_earlier_checkpoints_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When writing fails, the error comes through, nothing half-made stays, and the one before is still whole."""
     saved_at(tmp_path, 1)

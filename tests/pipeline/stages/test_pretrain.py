@@ -124,6 +124,21 @@ def test_a_torn_checkpoint_costs_steps_and_nothing_else(made: Any, sha256_of: Sh
     assert sha256_of(made.path("checkpoints/base")) == before
 
 
+@pytest.mark.parametrize("steps", [[2], [2, 4]])
+def test_where_every_checkpoint_is_damaged_training_begins_anew(made: Any, sha256_of: Sha256, steps: list[int]) -> None:
+    """It says so, and ends as ever."""
+    before = sha256_of(made.path("checkpoints/base"))
+    anew(made)
+    for step in steps:
+        stopped_at(made, step)
+    for path in checkpoints(made):
+        (path / "state.json").write_text("torn")
+    report = made.run("pretrain")
+    assert report.notes[len(steps)] == f"no checkpoint is whole (damaged: {len(steps)}), so training begins anew"
+    assert not any(note.startswith("resuming") for note in report.notes)
+    assert sha256_of(made.path("checkpoints/base")) == before
+
+
 def test_a_finished_training_is_not_done_again(made: Any, sha256_of: Sha256) -> None:
     """With its last checkpoint at hand, the artefact is written again without one step, equal to before."""
     before = sha256_of(made.path("checkpoints/base"))
