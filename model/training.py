@@ -38,6 +38,7 @@ from model.hardware import (
 from model.optimizer import OPTIMIZERS, Optimizer, make_optimizers
 from model.parallel import ALONE, World, forget_gathered, replicated, shard, whole
 from model.plan import training_flops_per_token
+from model.ranges import require_ranges
 from model.schedule import SCHEDULES, Schedule, learning_rate_factor
 from model.spikes import SpikeWatch
 
@@ -115,14 +116,7 @@ class TrainingConfig:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps} but steps is {self.steps}; lower one or raise the other"
             )
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}, but must be at least 0 and below 1")
-        if self.z_loss < 0 or self.spike_threshold < 0:
-            raise ValueError("z_loss and spike_threshold must be at least 0")
-        for name in ("learning_rate", "muon_learning_rate", "embedding_learning_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
+        require_ranges(vars(self))
 
 
 @dataclass(frozen=True)

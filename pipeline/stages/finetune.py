@@ -95,9 +95,11 @@ class Params:
     """Softens what teacher and pupil would choose, before they are compared."""
 
     def __post_init__(self) -> None:
+        from model.ranges import require_ranges
         from model.templates import template_of
 
         template_of(self.template)
+        require_ranges(vars(self))
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError("epochs and batch_size must be at least 1")
         if not 0 <= self.warmup_fraction <= 1:

@@ -119,6 +119,8 @@ class Params:
     """Continued at every look, to see the model learn to write."""
 
     def __post_init__(self) -> None:
+        from model.ranges import require_ranges
+
         if self.warmup_steps > self.steps and not (self.depth and not self.steps):
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps} but steps is {self.steps}; lower one or raise the other"
@@ -136,8 +138,8 @@ class Params:
             raise ValueError("mixture must name at least one source, each with a weight above 0")
         if self.max_epochs is not None and (self.mixture is None or self.max_epochs <= 0):
             raise ValueError("max_epochs must be above 0, and limits the sources of a mixture only")
-        if self.patience < 0:
-            raise ValueError("patience must be 0 or more")
+        # With a depth a 0 is what follows from it.
+        require_ranges({name: value for name, value in vars(self).items() if value or self.depth is None})
 
 
 def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, report: Report) -> None:

@@ -174,6 +174,17 @@ def test_a_state_of_another_run_is_refused() -> None:
         ({"optimizer": "sgd"}, "optimizer is 'sgd', but must be one of muon, adamw"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"gradient_accumulation": 0}, "gradient_accumulation must be at least 1"),
+        ({"learning_rate": 1e300}, r"learning_rate is 1e\+300, but must be above 0 and at most 1e\+06"),
+        ({"muon_learning_rate": -0.1}, "muon_learning_rate is -0.1, but must be above 0"),
+        ({"embedding_learning_rate": math.inf}, "embedding_learning_rate is inf, but must be above 0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0, but must be at least 0"),
+        ({"warmup_steps": -5}, "warmup_steps is -5, but must be at least 0"),
+        ({"decay_fraction": -3.0}, "decay_fraction is -3.0, but must be between 0 and 1"),
+        ({"final_lr_fraction": 5.0}, "final_lr_fraction is 5.0, but must be between 0 and 1"),
+        ({"clip_norm": -1.0}, "clip_norm is -1.0, but must be at least 0"),
+        ({"z_loss": math.nan}, "z_loss is nan, but must be at least 0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0, but must be at least 0 and below 1"),
+        ({"spike_threshold": -1.0}, "spike_threshold is -1.0, but must be at least 0"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], said: str) -> None:

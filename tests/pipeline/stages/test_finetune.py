@@ -158,7 +158,15 @@ def test_one_class_is_no_classification(made: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("epochs", 0), ("batch_size", 0), ("warmup_fraction", 1.5), ("task", "chat")]
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("warmup_fraction", 1.5),
+        ("task", "chat"),
+        ("learning_rate", -1.0),
+        ("weight_decay", -1.0),
+    ],
 )
 def test_a_wrong_setting_is_refused(made: Any, key: str, value: object) -> None:
     """A value out of its range is a ConfigurationError that names it."""

@@ -234,8 +234,11 @@ def test_a_checkpoint_is_saved_every_so_many_seconds_and_two_are_kept(made: Any)
         ({"n_heads": 5}, ConfigurationError, "pretrain: "),
         ({"sample_prompt": "word " * 300}, ConfigurationError, "sample_prompt is longer than pretrain.context_length"),
         ({"steps": 0, "warmup_steps": 0}, ConfigurationError, "steps must be at least 1"),
+        ({"evaluation_windows": -1}, ConfigurationError, "evaluation_windows is -1, but must be at least 0"),
+        ({"learning_rate": 0.0}, ConfigurationError, "learning_rate is 0.0, but must be above 0"),
+        ({"clip_norm": -1.0, "depth": 2}, ConfigurationError, "clip_norm is -1.0, but must be at least 0"),
         (
-            {"learning_rate": 1e30, "muon_learning_rate": 1e30, "steps": 40},
+            {"learning_rate": 1e6, "muon_learning_rate": 1e6, "steps": 40},
             DataError,
             r"11 steps in a row up to step \d+ had no finite loss and gradient .*; lower the learning rate",
         ),
