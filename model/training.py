@@ -144,6 +144,10 @@ class Diverged(RuntimeError):
         super().__init__(f"{found}; lower the learning rate or look at the data")
 
 
+class CannotCompile(RuntimeError):
+    """Compiling was asked for, and the compiler fails."""
+
+
 class TrainingState:
     """Everything that a checkpoint must hold for training to go on as if it had never stopped."""
 
@@ -199,6 +203,7 @@ class TrainingState:
                 raise ValueError("precision float8 needs whole weights in each process; take bfloat16")
             multiply_in_float8(self.fast_model.blocks, emulate=self.device.type == "cpu")
         self.compiled = False
+        self.compiler_fault = ""  # what the compiler said when it failed and training went on without
         self.compute_loss: Callable[..., Tensor] = replicated(self.fast_model, world)
         self.objective = objective
         self.trained: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
@@ -270,29 +275,16 @@ def train(
 def take_step(state: TrainingState, batches: Callable[[int], Batch]) -> Step:
     """One update of the weights from `gradient_accumulation` batches, every target weighing the same."""
     config, world = state.config, state.world
-    if state.model.config.dropout:
-        own_noise = (world.rank,) if world.size > 1 else ()
-        torch.manual_seed(mixed_bits(config.seed, state.step, *own_noise) >> 1)
     first = state.step * config.gradient_accumulation
     micro_batches = [batches(first + i) for i in range(config.gradient_accumulation)]
-    scored = max(1, sum(batch.scored() for batch in micro_batches))
-    _compile_if_it_pays(state, micro_batches)
-    state.fast_model.train()
-    state.model.zero_grad()
-    total = torch.zeros((), device=state.device)
-    for batch in micro_batches:
-        batch = world.rows(batch).to(state.device)
-        if state.objective is not None:
-            nats = state.objective(state.fast_model, batch)
-        else:
-            nats = state.compute_loss(
-                batch.ids_BT, batch.targets, batch.lengths_B, "sum", batch.documents_BT, z_loss=config.z_loss
-            )
-        loss = nats / scored
-        # Processes average their gradients; the sum over all rows is wanted.
-        (loss * world.size).backward()  # type: ignore[no-untyped-call]
-        state.collect_gradients()
-        total += loss.detach()
+    newly_compiled = _compile_if_it_pays(state, micro_batches)
+    try:
+        total = _add_gradients(state, micro_batches)
+    except RuntimeError as error:
+        if not (newly_compiled and _is_the_compilers(error)):
+            raise
+        _do_without_compiler(state, error)
+        total = _add_gradients(state, micro_batches)
     factor = learning_rate_factor(
         state.step,
         steps=config.steps,
@@ -325,10 +317,42 @@ def take_step(state: TrainingState, batches: Callable[[int], Batch]) -> Step:
     return Step(state.step, mean_loss, grad_norm, config.learning_rate * factor, state.tokens_seen, not applied)
 
 
-def _compile_if_it_pays(state: TrainingState, micro_batches: list[Batch]) -> None:
-    """Compile the model before its first step, if that is asked for or the whole run is long enough."""
-    if state.compiled or state.config.compile is False:
-        return
+def _add_gradients(state: TrainingState, micro_batches: list[Batch]) -> Tensor:
+    """Leave the weights' gradient of these batches, and no other, with the weights; this process's part of the loss.
+
+    Called again it does the same again.
+    """
+    config, world = state.config, state.world
+    if state.model.config.dropout:
+        own_noise = (world.rank,) if world.size > 1 else ()
+        torch.manual_seed(mixed_bits(config.seed, state.step, *own_noise) >> 1)
+    scored = max(1, sum(batch.scored() for batch in micro_batches))
+    state.fast_model.train()
+    state.model.zero_grad()
+    total = torch.zeros((), device=state.device)
+    for batch in micro_batches:
+        batch = world.rows(batch).to(state.device)
+        if state.objective is not None:
+            nats = state.objective(state.fast_model, batch)
+        else:
+            nats = state.compute_loss(
+                batch.ids_BT, batch.targets, batch.lengths_B, "sum", batch.documents_BT, z_loss=config.z_loss
+            )
+        loss = nats / scored
+        # Processes average their gradients; the sum over all rows is wanted.
+        (loss * world.size).backward()  # type: ignore[no-untyped-call]
+        state.collect_gradients()
+        total += loss.detach()
+    return total
+
+
+def _compile_if_it_pays(state: TrainingState, micro_batches: list[Batch]) -> bool:
+    """Compile the model before its first step, if that is asked for or the whole run is long enough; whether it did.
+
+    The compiler itself runs when the loss is first computed.
+    """
+    if state.compiled or state.compiler_fault or state.config.compile is False:
+        return False
     tokens_per_step = sum(batch.ids_BT.numel() for batch in micro_batches)
     shape = state.model.config
     flops = training_flops_per_token(shape, shape.context_length) * tokens_per_step * state.config.steps
@@ -344,6 +368,29 @@ def _compile_if_it_pays(state: TrainingState, micro_batches: list[Batch]) -> Non
         else:  # with the loss, whose many passes over the logits become two
             state.fast_model.loss = torch.compile(state.fast_model.loss)  # type: ignore[method-assign]
         state.compiled = True
+    return state.compiled
+
+
+def _is_the_compilers(error: RuntimeError) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # torch.compile has loaded it; others need not
+
+    return isinstance(error, TorchDynamoException)
+
+
+def _do_without_compiler(state: TrainingState, error: RuntimeError) -> None:
+    """Put back what was to be compiled, before anything has moved; CannotCompile where it was asked for."""
+    fault = str(error).split("\n", 1)[0]
+    if state.config.compile is True:
+        raise CannotCompile(
+            f"compile is true, but the compiler failed ({fault}); mend it (a CPU needs g++ or clang++), or set compile "
+            "to auto"
+        ) from error
+    state.compiler_fault, state.compiled = fault, False
+    if state.world.sharded:
+        state.fast_model._compiled_call_impl = None
+    else:
+        del state.fast_model.loss
+    state.fast_model.zero_grad()
 
 
 def freeze(model: GPT, trainable: Trainable) -> None:

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from pipeline.digests import digest_of
-from pipeline.errors import ConfigurationError, DataError, IntegrityError, TryAgainError
+from pipeline.errors import ConfigurationError, DataError, DependencyError, IntegrityError, TryAgainError
 from pipeline.params import Compute
 from pipeline.report import Report, SilentReport
 from pipeline.training_pace import Clock
@@ -45,9 +45,12 @@ Evaluate = Callable[["GPT", int], Mapping[str, float]]
 
 @contextmanager
 def model_errors(where: str) -> Iterator[None]:
-    """Within the block, what model/ raises becomes our errors: a wrong setting 64, bad data 65, altered bytes 77."""
+    """Within the block, what model/ raises becomes our errors.
+
+    A wrong setting 64, bad data 65, a compiler that fails 69, altered bytes 77.
+    """
     from model.checkpoint import CheckpointMismatch, CorruptCheckpoint
-    from model.training import Diverged
+    from model.training import CannotCompile, Diverged
 
     try:
         yield
@@ -55,6 +58,8 @@ def model_errors(where: str) -> Iterator[None]:
         raise IntegrityError(f"{where}: {error}") from error
     except Diverged as error:
         raise DataError(f"{where}: {error}") from error
+    except CannotCompile as error:
+        raise DependencyError(f"{where}: {error}") from error
     except ValueError as error:
         raise ConfigurationError(f"{where}: {error}") from error
 
@@ -137,6 +142,8 @@ def run_training(
     saved_at = time.monotonic()
     with _stop_requested(insistent=world.size == 1) as stop, CheckpointSaver(folder, fingerprint) as saver:
         for step in [] if looks.in_vain else train(model, batches, config, state):
+            if state.compiler_fault and step.step == steps_before + 1:
+                report.note(f"not compiled, for the compiler failed: {state.compiler_fault}")
             row: Row = {"step": step.step, "tokens_seen": step.tokens_seen, "learning_rate": step.learning_rate}
             if step.skipped:
                 report.note(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 import pipeline.stages.pretrain
 import pipeline.training_run
@@ -23,6 +24,7 @@ from model.gpt import GPT
 from pipeline.errors import (
     ConfigurationError,
     DataError,
+    DependencyError,
     InputOutputError,
     IntegrityError,
     TryAgainError,
@@ -128,6 +130,30 @@ def test_a_training_that_diverges_in_its_last_steps_is_an_error(made: Any, stage
     rates = {"learning_rate": 1e5, "muon_learning_rate": 1e5}
     with pytest.raises(DataError, match="the last, had no finite loss and gradient; lower the learning rate"):
         made.run(*stage.split("@"), **changes, **rates)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_compiler_that_fails_is_done_without_or_said(
+    made: Any, monkeypatch: pytest.MonkeyPatch, sha256_of: Any, precision: str
+) -> None:
+    """auto goes on in one line, with the weights of a run that does not compile; true ends with exit code 69."""
+    files = []
+    settings = {"dropout": 0.0, "precision": precision}
+    for compiled in (False, "auto"):
+        report = made.run("pretrain", **settings, compile=compiled)
+        files.append(sha256_of(made.path("checkpoints/base"))["model.safetensors"])
+        monkeypatch.setattr("model.hardware.COMPILE_FROM_FLOPS", 0)
+        monkeypatch.setattr("model.hardware._has_compiler", lambda: True)
+        monkeypatch.setattr(torch, "compile", lambda _loss: failing)
+    assert files[0] == files[1]
+    assert [note for note in report.notes if "compile" in note] == ["not compiled, for the compiler failed: no g++"]
+    with pytest.raises(DependencyError, match=r"^pretrain: compile is true, but the compiler failed \(no g\+\+\);"):
+        made.run("pretrain", **settings, compile=True)
+
+
+def failing(*_: Any, **__: Any) -> None:
+    """As a compiled loss whose compiler fails."""
+    raise TorchDynamoException("no g++\nwith more to say")
 
 
 def spoiled_from(monkeypatch: pytest.MonkeyPatch, first: int, last: int = 1000) -> None:
