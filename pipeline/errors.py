@@ -91,6 +91,8 @@ _ADVICE = {
     errno.EACCES: "permission denied; give yourself access to it and run again",
     errno.EROFS: "the file system is read-only; mount it writable and run again",
 }
+_WITHOUT_MEMORY = ("could not create a primitive", "could not create a memory", "could not create a memory object")
+"""What oneDNN says, and no more, when it gets no memory; with more words it is a fault."""
 
 
 @contextmanager
@@ -119,7 +121,12 @@ def machine_errors(what: str, where: Path | str = "") -> Iterator[None]:
         message = str(error)
         if "No space left" in message or "file write failed" in message:
             raise InputOutputError(f"{what}: {where}: {_ADVICE[errno.ENOSPC]}") from error
-        if "out of memory" in message or "can't allocate memory" in message:
+        if "can't start new thread" in message:
+            raise InputOutputError(
+                f"{what}: no thread can be started; raise the limits on memory and processes (ulimit -v, ulimit -u), "
+                "then run again"
+            ) from error
+        if "out of memory" in message or "can't allocate memory" in message or message in _WITHOUT_MEMORY:
             raise InputOutputError(
                 f"{what}: out of memory; lower pretrain.batch_size or use a smaller model, then run again"
             ) from error
