@@ -77,6 +77,18 @@ def test_what_dvc_shows_is_in_the_graph() -> None:
     assert {str(Path(file).parent) for file in files} <= outs
 
 
+def test_every_exit_code_has_its_line() -> None:
+    """Those of errors, of a bug, and the shell's for Ctrl-C and SIGTERM; and no other."""
+    from pipeline.errors import BUG_EXIT_CODE, BY_EXIT_CODE
+
+    table = re.search(r"\| Code \| Meaning \|\n(.*?)\n\n", README, re.DOTALL)
+    assert table
+    codes = [
+        int(code) for cells in re.findall(r"^\| (\d[\d, ]*) \|", table[1], re.MULTILINE) for code in cells.split(",")
+    ]
+    assert codes == sorted([*BY_EXIT_CODE, BUG_EXIT_CODE, 130, 143])
+
+
 SHOWN = {
     "text: bits per byte": ".3f",
     "spam: accuracy": ".1%",
