@@ -20,6 +20,8 @@ RUNTIME_BYTES = 150_000_000
 """The default run's peak on a CPU was 421 MB above where it began, of which 268 are accounted for otherwise."""
 ALLOCATED = 1.1
 """What the allocator takes for what is asked of it; fitted to measured peaks."""
+TAKEN_AGAIN = 0.5
+"""Share of what a step has freed that a checkpoint finds room in; fitted to measured peaks."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Memory:
     """What one forward pass keeps for its backward pass, and what that needs at its peak."""
     loss: int
     """A chunk of the logits, and the head's gradient while they are made."""
+    checkpoint: int
+    """A copy of all that a checkpoint holds, written while training goes on, and what making it takes beside that."""
     runtime: int
     """What torch and oneDNN load when they first compute."""
 
@@ -104,12 +108,13 @@ def training_memory(
     on_cpu: bool,
     keeps_attention: bool,
 ) -> Memory:
-    """Bytes at the peak of a training step, beyond those of a process that has loaded torch and computed nothing.
+    """Bytes at the peak of training, beyond those of a process that has loaded torch and computed nothing.
 
     `keeps_attention`: whether the attention weights are kept for the way back, as model/softmax_attention.py decides.
+    Of a GPU's memory a checkpoint takes none: `host_memory` says what it takes instead.
 
-    Measured peaks of seven shapes lay between 0.92 and 1.14 of it, `runtime` left out (one thread, torch 2.13);
-    tests/model/test_plan.py measures again.
+    Measured peaks of seven shapes, each step saved, lay between 0.93 and 1.13 of it, `runtime` left out (one thread,
+    torch 2.13, Zen 5); tests/model/test_plan.py measures again.
     """
     parts = parameters(config)
     D, T = config.d_model, context_length
@@ -134,14 +139,30 @@ def training_memory(
     # One chunk, in float32; in bfloat16 also as it comes from its product, and as it goes into the next.
     chunk = max(LOGITS_PER_CHUNK if on_cpu else LOGITS_PER_GPU_CHUNK, FEWEST_ROWS * config.vocab_size)
     logits = min(chunk, M * config.vocab_size)
+    activations = round(ALLOCATED * (config.n_layers * block + passing + 4 * M * D * size))
+    loss = logits * (2 if bfloat16 else 1) * FLOAT32 + head * size
+    saved = checkpoint_bytes(config, muon=muon)
+    # safetensors makes the file in memory, and then a copy of it to give back.
+    copied = max(0, saved - round(TAKEN_AGAIN * (activations + loss)))
     return Memory(
         weights=parts.total * (FLOAT32 + (2 if bfloat16 else 0)),
         gradients=parts.total * (FLOAT32 + (2 if bfloat16 else 0)),
         optimizer=FLOAT32 * (2 * (parts.total - matrices) + matrices),
-        activations=round(ALLOCATED * (config.n_layers * block + passing + 4 * M * D * size)),
-        loss=logits * (2 if bfloat16 else 1) * FLOAT32 + head * size,
+        activations=activations,
+        loss=loss,
+        checkpoint=saved + copied if on_cpu else 0,
         runtime=RUNTIME_BYTES if on_cpu else 0,
     )
+
+
+def host_memory(config: GPTConfig, *, muon: bool) -> int:
+    """Bytes of the machine's own memory that saving a checkpoint from a GPU takes at its peak.
+
+    By then the weights are a file in memory; the optimizer's state lies there as it came from the GPU, as a file, and
+    as the copy of it that safetensors gives back.
+    """
+    weights = FLOAT32 * parameters(config).total
+    return weights + 3 * (checkpoint_bytes(config, muon=muon) - weights)
 
 
 def checkpoint_bytes(config: GPTConfig, *, muon: bool) -> int:

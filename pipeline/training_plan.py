@@ -45,6 +45,9 @@ class Plan:
     memory: Memory
     memory_free: int
     """Bytes that the device has to give."""
+    host_memory: int
+    """Bytes that a checkpoint takes beside the device's, in the machine's memory; 0 where training is on the CPU."""
+    host_memory_free: int
     device: str
     precision: str
     flops_per_token: int
@@ -117,6 +120,8 @@ def make_plan(
         parameters=parameters,
         memory=memory,
         memory_free=_free_memory(device),
+        host_memory=0 if device.type == "cpu" else plan.host_memory(config, muon=muon),
+        host_memory_free=_free_memory(torch.device("cpu")),
         device=where,
         precision=str(precision).removeprefix("torch."),
         flops_per_token=flops,
@@ -142,6 +147,11 @@ def refuse_what_does_not_fit(plan: Plan) -> None:
         raise InputOutputError(
             f"pretrain: needs {gib(needed)} of memory where {plan.device} has {gib(plan.memory_free)} free, most of it "
             f"for {largest}; lower pretrain.{'batch_size' if largest == 'activations' else 'd_model or n_layers'}"
+        )
+    if plan.host_memory > plan.host_memory_free:
+        raise InputOutputError(
+            f"pretrain: a checkpoint needs {gib(plan.host_memory)} of this machine's memory, which has "
+            f"{gib(plan.host_memory_free)} free; lower pretrain.d_model or n_layers"
         )
     if written > plan.disk_free:
         raise InputOutputError(
@@ -187,7 +197,8 @@ def as_lines(plan: Plan) -> list[str]:
     return [
         f"parameters  {parts.total:,}: " + " · ".join(f"{_said(k)} {v:,}" for k, v in vars(parts).items() if v),
         f"memory      {gib(memory.total)} of {gib(plan.memory_free)} free on {plan.device}, {plan.precision}: "
-        + " · ".join(f"{k} {gib(v)}" for k, v in vars(memory).items()),
+        + " · ".join(f"{k} {gib(v)}" for k, v in vars(memory).items())
+        + (f"; for a checkpoint {gib(plan.host_memory)} of this machine's" if plan.host_memory else ""),
         f"computing   {plan.flops_per_token / 1e6:,.1f} MFLOP for each of {plan.tokens:,} tokens ({corpus}), "
         f"{plan.flops:.2e} FLOP in all",
         f"time        {minutes // 60}:{minutes % 60:02d}:{seconds:02d}, from {plan.seconds_from}",

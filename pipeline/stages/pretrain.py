@@ -165,10 +165,10 @@ def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, rep
                 "compute.processes"
             )
         config = model_config(params, int(manifest.facts["vocab_size"]))
+        # The plan is that of one process. It counts the model's own weights, so it comes before them.
+        watch = _planned(params, config, manifest, compute) if world.size == 1 else None
         torch.manual_seed(params.seed)
         model = GPT(config) if params.init_from is None else _published(params, config, tokens)
-        # The plan is that of one process.
-        watch = _planned(params, config, manifest, compute) if world.size == 1 else None
         trained = run_training(
             "pretrain",
             model,

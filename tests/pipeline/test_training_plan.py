@@ -52,6 +52,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     plan = dataclasses.replace(plan_in(tmp_path), disk_free=1000)
     with pytest.raises(InputOutputError, match=r"will write 0\.\d\d GiB where the disk has 0\.00 GiB free"):
         refuse_what_does_not_fit(plan)
+    plan = dataclasses.replace(plan_in(tmp_path), host_memory=2**40, host_memory_free=2**30)
+    with pytest.raises(InputOutputError, match=r"a checkpoint needs 1,024 GiB of this machine's memory, .* 1\.00 GiB"):
+        refuse_what_does_not_fit(plan)
     refuse_what_does_not_fit(plan_in(tmp_path))
 
 
