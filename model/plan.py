@@ -50,6 +50,8 @@ class Memory:
     """float32, and a copy in bfloat16 where that computes."""
     gradients: int
     optimizer: int
+    averaged: int
+    """The running mean of the weights, where one is kept."""
     activations: int
     """What one forward pass keeps for its backward pass, and what that needs at its peak."""
     loss: int
@@ -105,6 +107,7 @@ def training_memory(
     context_length: int,
     bfloat16: bool,
     muon: bool,
+    averaged: bool,
     on_cpu: bool,
     keeps_attention: bool,
 ) -> Memory:
@@ -141,13 +144,14 @@ def training_memory(
     logits = min(chunk, M * config.vocab_size)
     activations = round(ALLOCATED * (config.n_layers * block + passing + 4 * M * D * size))
     loss = logits * (2 if bfloat16 else 1) * FLOAT32 + head * size
-    saved = checkpoint_bytes(config, muon=muon)
+    saved = checkpoint_bytes(config, muon=muon, averaged=averaged)
     # safetensors makes the file in memory, and then a copy of it to give back.
     copied = max(0, saved - round(TAKEN_AGAIN * (activations + loss)))
     return Memory(
         weights=parts.total * (FLOAT32 + (2 if bfloat16 else 0)),
         gradients=parts.total * (FLOAT32 + (2 if bfloat16 else 0)),
         optimizer=FLOAT32 * (2 * (parts.total - matrices) + matrices),
+        averaged=FLOAT32 * parts.total * averaged,
         activations=activations,
         loss=loss,
         checkpoint=saved + copied if on_cpu else 0,
@@ -155,21 +159,21 @@ def training_memory(
     )
 
 
-def host_memory(config: GPTConfig, *, muon: bool) -> int:
+def host_memory(config: GPTConfig, *, muon: bool, averaged: bool) -> int:
     """Bytes of the machine's own memory that saving a checkpoint from a GPU takes at its peak.
 
-    By then the weights are a file in memory; the optimizer's state lies there as it came from the GPU, as a file, and
-    as the copy of it that safetensors gives back.
+    By then the weights are a file in memory; the optimizer's state and the weights' running mean lie there as they came
+    from the GPU, as a file, and as the copy of it that safetensors gives back.
     """
     weights = FLOAT32 * parameters(config).total
-    return weights + 3 * (checkpoint_bytes(config, muon=muon) - weights)
+    return weights + 3 * (checkpoint_bytes(config, muon=muon, averaged=averaged) - weights)
 
 
-def checkpoint_bytes(config: GPTConfig, *, muon: bool) -> int:
-    """Bytes on disk of one checkpoint to resume from: float32 weights and the optimizer's state."""
+def checkpoint_bytes(config: GPTConfig, *, muon: bool, averaged: bool) -> int:
+    """Bytes on disk of one checkpoint to resume from: float32 weights, their running mean, the optimizer's state."""
     parts = parameters(config)
     matrices = parts.attention + parts.feed_forward if muon else 0
-    return FLOAT32 * (parts.total + 2 * (parts.total - matrices) + matrices)
+    return FLOAT32 * ((1 + averaged) * parts.total + 2 * (parts.total - matrices) + matrices)
 
 
 def _sizes(config: GPTConfig) -> tuple[int, int, int]:

@@ -89,13 +89,14 @@ def make_plan(
 
     device = device_of(compute)
     precision = choose_precision(training.precision, device)
-    muon = training.optimizer == "muon"
+    muon, averaged = training.optimizer == "muon", training.ema_decay > 0
     memory = plan.training_memory(
         config,
         batch_size=batch_size,
         context_length=config.context_length,
         bfloat16=precision == torch.bfloat16,
         muon=muon,
+        averaged=averaged,
         on_cpu=device.type == "cpu",
         keeps_attention=device.type == "cpu" and config.context_length <= BLOCKWISE_LIMIT,
     )
@@ -120,7 +121,7 @@ def make_plan(
         parameters=parameters,
         memory=memory,
         memory_free=_free_memory(device),
-        host_memory=0 if device.type == "cpu" else plan.host_memory(config, muon=muon),
+        host_memory=0 if device.type == "cpu" else plan.host_memory(config, muon=muon, averaged=averaged),
         host_memory_free=_free_memory(torch.device("cpu")),
         device=where,
         precision=str(precision).removeprefix("torch."),
@@ -130,7 +131,8 @@ def make_plan(
         seconds=seconds,
         seconds_from=seconds_from,
         disk={
-            "checkpoints to resume from": KEPT_CHECKPOINTS * plan.checkpoint_bytes(config, muon=muon),
+            "checkpoints to resume from": KEPT_CHECKPOINTS
+            * plan.checkpoint_bytes(config, muon=muon, averaged=averaged),
             "models": CACHED_COPIES * models * weights,
             "exports": CACHED_COPIES * models * weights,
         },

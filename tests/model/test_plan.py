@@ -28,9 +28,9 @@ from model.batches import TokenWindows
 from model.checkpoint import CheckpointSaver
 from model.gpt import GPT, GPTConfig
 from model.training import TrainingConfig, TrainingState, train
-values, batch_size, precision, optimizer = json.loads(sys.argv[1])
+values, batch_size, precision, optimizer, ema_decay = json.loads(sys.argv[1])
 torch.set_num_threads(1)
-settings = TrainingConfig(steps=2, optimizer=optimizer, precision=precision)
+settings = TrainingConfig(steps=2, optimizer=optimizer, precision=precision, ema_decay=ema_decay)
 def learn(config, rows):
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, 100_000)
     model = GPT(config)
@@ -47,6 +47,8 @@ status = Path("/proc/self/status").read_text()  # ru_maxrss would count what the
 print(int(status.partition("VmHWM:")[2].split()[0]) * 1024 - before)
 """
 WIDE: dict[str, Any] = {"n_layers": 4, "n_heads": 4, "d_model": 256}
+HEAVY: dict[str, Any] = {"n_layers": 3, "n_heads": 16, "d_model": 1024}
+"""With a small batch its weights take more than all else."""
 GPT2: dict[str, Any] = {"norm": "layernorm", "positions": "learned", "mlp": "gelu", "linear_bias": True}
 
 
@@ -87,21 +89,19 @@ def test_operations_are_counted_by_hand_too() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux counts it")
 @pytest.mark.parametrize(
-    ("values", "batch_size", "precision", "optimizer"),
+    ("values", "batch_size", "precision", "optimizer", "ema_decay"),
     [
-        ({"vocab_size": 4096, "context_length": 256, **WIDE, "tied_head": False}, 2, "bfloat16", "muon"),
-        ({"vocab_size": 4096, "context_length": 256, **WIDE, **GPT2}, 8, "float32", "adamw"),
-        ({"vocab_size": 50_257, "context_length": 128, **WIDE}, 2, "float32", "adamw"),
-        ({"vocab_size": 512, "context_length": 512, **WIDE, "dropout": 0.1}, 4, "float32", "adamw"),
-        (
-            {"vocab_size": 4096, "context_length": 64, "n_layers": 3, "n_heads": 16, "d_model": 1024},
-            2,
-            "float32",
-            "adamw",
-        ),
+        ({"vocab_size": 4096, "context_length": 256, **WIDE, "tied_head": False}, 2, "bfloat16", "muon", 0.0),
+        ({"vocab_size": 4096, "context_length": 256, **WIDE, **GPT2}, 8, "float32", "adamw", 0.0),
+        ({"vocab_size": 50_257, "context_length": 128, **WIDE}, 2, "float32", "adamw", 0.0),
+        ({"vocab_size": 512, "context_length": 512, **WIDE, "dropout": 0.1}, 4, "float32", "adamw", 0.0),
+        ({"vocab_size": 4096, "context_length": 64, **HEAVY}, 2, "float32", "adamw", 0.0),
+        ({"vocab_size": 4096, "context_length": 64, **HEAVY}, 2, "bfloat16", "muon", 0.999),
     ],
 )
-def test_memory_is_what_training_takes(values: Any, batch_size: int, precision: Any, optimizer: str) -> None:
+def test_memory_is_what_training_takes(
+    values: Any, batch_size: int, precision: Any, optimizer: str, ema_decay: float
+) -> None:
     """The peak of a process that trains two steps and saves each lies within a quarter of the plan."""
     config = GPTConfig(**values)
     planned = plan.training_memory(
@@ -110,11 +110,12 @@ def test_memory_is_what_training_takes(values: Any, batch_size: int, precision: 
         context_length=config.context_length,
         bfloat16=precision == "bfloat16",
         muon=optimizer == "muon",
+        averaged=ema_decay > 0,
         on_cpu=True,
         keeps_attention=config.context_length <= BLOCKWISE_LIMIT,
     )
     done = subprocess.run(
-        [sys.executable, "-c", TRAINING, json.dumps([values, batch_size, precision, optimizer])],
+        [sys.executable, "-c", TRAINING, json.dumps([values, batch_size, precision, optimizer, ema_decay])],
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert int(done.stdout) / (planned.total - planned.runtime) == pytest.approx(1, abs=MEMORY_TOLERANCE)
@@ -124,16 +125,17 @@ def test_more_of_anything_takes_more() -> None:
     """Memory grows with the batch, the context, the depth; fused attention keeps no weights."""
     small = preset("default")
     base: dict[str, Any] = {"batch_size": 4, "context_length": 256, "bfloat16": True, "muon": True}
-    base |= {"on_cpu": True, "keeps_attention": True}
+    base |= {"averaged": False, "on_cpu": True, "keeps_attention": True}
 
     def total(config: GPTConfig = small, **changes: Any) -> int:
         return plan.training_memory(config, **{**base, **changes}).total
 
     assert total() < min(total(batch_size=5), total(context_length=257), total(bfloat16=False), total(muon=False))
     assert total() < total(preset("default", n_layers=5))
-    assert plan.host_memory(small, muon=False) == 28 * small.parameter_count()
+    assert plan.host_memory(small, muon=False, averaged=False) == 28 * small.parameter_count()
     assert total(on_cpu=False) < total() and total(keeps_attention=False) < total()
-    assert plan.checkpoint_bytes(small, muon=False) == 12 * small.parameter_count()
+    assert plan.checkpoint_bytes(small, muon=False, averaged=False) == 12 * small.parameter_count()
+    assert plan.checkpoint_bytes(small, muon=False, averaged=True) == 16 * small.parameter_count()
 
 
 def test_the_plan_knows_the_models_constants() -> None:

@@ -58,6 +58,22 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refuse_what_does_not_fit(plan_in(tmp_path))
 
 
+def test_a_running_mean_is_counted(tmp_path: Path) -> None:
+    """It is a copy of the weights in memory, and in each of the three checkpoints."""
+    config = preset("default", n_layers=1, context_length=64)
+    without, with_mean = (
+        make_plan(
+            config,
+            TrainingConfig(steps=10, precision="float32", ema_decay=decay),
+            batch_size=2, compute=COMPUTE, corpus_tokens=None, models=1, root=tmp_path,
+        )
+        for decay in (0.0, 0.999)
+    )  # fmt: skip
+    weights = 4 * config.parameter_count()
+    assert (without.memory.averaged, with_mean.memory.averaged) == (0, weights)
+    assert sum(with_mean.disk.values()) - sum(without.disk.values()) == 3 * weights
+
+
 def test_the_next_plan_of_the_same_shape_knows_the_pace(tmp_path: Path) -> None:
     """After a whole training its tokens per second are remembered, for this shape and this batch alone."""
     plan = plan_in(tmp_path)
