@@ -5,6 +5,7 @@ No tensor is made and torch is not needed, so a plan for a model of any size cos
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,9 @@ class Memory:
     """Bytes that training holds at its peak, by what they are for."""
 
     weights: int
-    """float32, and a copy in bfloat16 where that computes."""
+    """float32, and a copy in bfloat16 where that computes; of a sharded model a part, and what is gathered of it."""
     gradients: int
+    """Once more where processes average them."""
     optimizer: int
     averaged: int
     """The running mean of the weights, where one is kept."""
@@ -110,19 +112,24 @@ def training_memory(
     averaged: bool,
     on_cpu: bool,
     keeps_attention: bool,
+    processes: int = 1,
+    sharded: bool = False,
 ) -> Memory:
     """Bytes at the peak of training, beyond those of a process that has loaded torch and computed nothing.
 
-    `keeps_attention`: whether the attention weights are kept for the way back, as model/softmax_attention.py decides.
-    Of a GPU's memory a checkpoint takes none: `host_memory` says what it takes instead.
+    They are those of the first of the `processes`, which share the batch, and the model where it is `sharded`; of a
+    model that each has, the first alone saves. `keeps_attention`: whether the attention weights are kept for the way
+    back, as model/softmax_attention.py decides. Of a GPU's memory a checkpoint takes none: `host_memory` says what it
+    takes instead.
 
-    Measured peaks of seven shapes, each step saved, lay between 0.93 and 1.13 of it, `runtime` left out (one thread,
-    torch 2.13, Zen 5); tests/model/test_plan.py measures again.
+    Measured peaks of seven shapes, each step saved, lay between 0.93 and 1.13 of it, those of two processes between
+    1.01 and 1.14, `runtime` left out (one thread each, torch 2.13, Zen 5); tests/model/test_plan.py measures again.
     """
     parts = parameters(config)
     D, T = config.d_model, context_length
     H, K, F = _sizes(config)
-    M = batch_size * T
+    M = math.ceil(batch_size / processes) * T
+    cut = processes if sharded else 1
     size = 2 if bfloat16 else FLOAT32
     matrices = parts.attention + parts.feed_forward if muon else 0
     # Kept by each block for each token: the stream twice and what each norm made of it (RMSNorm, on a CPU, in steps),
@@ -144,17 +151,31 @@ def training_memory(
     logits = min(chunk, M * config.vocab_size)
     activations = round(ALLOCATED * (config.n_layers * block + passing + 4 * M * D * size))
     loss = logits * (2 if bfloat16 else 1) * FLOAT32 + head * size
-    saved = checkpoint_bytes(config, muon=muon, averaged=averaged)
+    saved = checkpoint_bytes(config, muon=muon, averaged=averaged) // cut
     # safetensors makes the file in memory, and then a copy of it to give back.
     copied = max(0, saved - round(TAKEN_AGAIN * (activations + loss)))
+    weights, gradients = parts.total * FLOAT32 // cut, parts.total * FLOAT32 // cut
+    if sharded:
+        # The outermost part stays gathered from forward to backward, and two blocks are there at a time; both they and
+        # their gradients twice, for what is sent lies in one piece.
+        outermost = parts.total - parts.attention - parts.feed_forward
+        there = outermost + 2 * (parts.total - outermost) // config.n_layers
+        weights += 2 * there * size
+        gradients += 2 * there * FLOAT32
+    else:
+        weights += parts.total * 2 * bfloat16
+        # DistributedDataParallel averages them in buckets of its own.
+        gradients += parts.total * 2 * bfloat16 + (parts.total * size if processes > 1 else 0)
+    # At its end, each process puts a sharded model together.
+    checkpoint = max(saved + copied, FLOAT32 * parts.total if sharded else 0)
     return Memory(
-        weights=parts.total * (FLOAT32 + (2 if bfloat16 else 0)),
-        gradients=parts.total * (FLOAT32 + (2 if bfloat16 else 0)),
-        optimizer=FLOAT32 * (2 * (parts.total - matrices) + matrices),
-        averaged=FLOAT32 * parts.total * averaged,
+        weights=weights,
+        gradients=gradients,
+        optimizer=FLOAT32 * (2 * (parts.total - matrices) + matrices) // cut,
+        averaged=FLOAT32 * parts.total * averaged // cut,
         activations=activations,
         loss=loss,
-        checkpoint=saved + copied if on_cpu else 0,
+        checkpoint=checkpoint if on_cpu else 0,
         runtime=RUNTIME_BYTES if on_cpu else 0,
     )
 

@@ -35,16 +35,22 @@ class Wanted:
     """Machines."""
 
 
-def wanted(compute: Compute) -> Wanted | None:
-    """What a stage is to be spread over; None for one process, and in one that was started for its part already."""
-    if "RANK" in os.environ:
-        return None
+def spread(compute: Compute) -> Wanted:
+    """What a stage is spread over, or is to be."""
     number = compute.processes
     if not number:
         import torch
 
         number = max(1, torch.cuda.device_count() if compute.device in ("auto", "cuda") else 1)
-    return Wanted(number, compute.nodes) if number * compute.nodes > 1 else None
+    return Wanted(number, compute.nodes)
+
+
+def wanted(compute: Compute) -> Wanted | None:
+    """What a stage is to be spread over; None for one process, and in one that was started for its part already."""
+    if "RANK" in os.environ:
+        return None
+    over = spread(compute)
+    return over if over.processes * over.nodes > 1 else None
 
 
 def run_in_processes(arguments: list[str], over: Wanted) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.digests import digest_of
 from pipeline.errors import InputOutputError
 from pipeline.params import Compute
+from pipeline.processes import spread
 from pipeline.tracking.spool import STATE
 from pipeline.training_run import device_of
 
@@ -43,6 +44,11 @@ class Plan:
 
     parameters: Parameters
     memory: Memory
+    """Of the first process."""
+    processes: int
+    """Those of this machine."""
+    memory_needed: int
+    """Bytes of the device's memory: of all of them together, but on GPUs of each."""
     memory_free: int
     """Bytes that the device has to give."""
     host_memory: int
@@ -80,7 +86,10 @@ def make_plan(
     models: int,
     root: Path = Path(),
 ) -> Plan:
-    """The plan of a pretraining on this machine; measures its matrix rate (a second) if no such run has been timed."""
+    """The plan of a pretraining on this machine; measures its matrix rate (a second) if no such run has been timed.
+
+    Of several processes each has its part of the batch, and of a sharded model. On several machines it is this one's.
+    """
     import torch
 
     from model import plan
@@ -89,6 +98,9 @@ def make_plan(
 
     device = device_of(compute)
     precision = choose_precision(training.precision, device)
+    over = spread(compute)
+    in_all = over.processes * over.nodes
+    sharded = compute.shard_model and in_all > 1
     muon, averaged = training.optimizer == "muon", training.ema_decay > 0
     memory = plan.training_memory(
         config,
@@ -99,20 +111,28 @@ def make_plan(
         averaged=averaged,
         on_cpu=device.type == "cpu",
         keeps_attention=device.type == "cpu" and config.context_length <= BLOCKWISE_LIMIT,
+        processes=in_all,
+        sharded=sharded,
     )
+    # Of a model that each has, the first saves alone; the others too lay their weights aside to look at the mean.
+    another = memory.total if sharded else memory.total - memory.checkpoint + memory.averaged
+    host_memory = plan.host_memory(config, muon=muon, averaged=averaged)
+    if sharded:  # each saves its part, and puts the whole model together at the end
+        host_memory = over.processes * max(host_memory // in_all, plan.FLOAT32 * plan.parameters(config).total)
     parameters = plan.parameters(config)
     flops = plan.training_flops_per_token(config, config.context_length)
     tokens = training.steps * training.gradient_accumulation * batch_size * config.context_length
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     key = digest_of(
         [config.to_dict(), batch_size, str(precision), training.optimizer, training.compile, where,
-         compute.thread_count if device.type == "cpu" else 0]
+         compute.thread_count if device.type == "cpu" else 0,
+         *([over.processes, over.nodes, sharded] if in_all > 1 else [])]
     )  # fmt: skip
     if pace := _paces(root).get(key):
         seconds, seconds_from = tokens / pace, f"the last run of this shape made {pace:,.0f} tokens/s"
     else:
         torch.set_num_threads(compute.thread_count)
-        rate = matrix_rate(device, precision)
+        rate = matrix_rate(device, precision) * (in_all if device.type == "cuda" else over.nodes)
         share = UTILISATION.get(f"{device.type} {precision}".replace("torch.", ""), UTILISATION[device.type])
         seconds = tokens * flops / (rate * share)
         seconds_from = f"a measured {rate / 1e9:,.0f} GFLOP/s of matrix products, of which {share:.0%} are used"
@@ -120,8 +140,10 @@ def make_plan(
     return Plan(
         parameters=parameters,
         memory=memory,
+        processes=over.processes,
+        memory_needed=memory.total + (0 if device.type == "cuda" else (over.processes - 1) * another),
         memory_free=_free_memory(device),
-        host_memory=0 if device.type == "cpu" else plan.host_memory(config, muon=muon, averaged=averaged),
+        host_memory=0 if device.type == "cpu" else host_memory,
         host_memory_free=_free_memory(torch.device("cpu")),
         device=where,
         precision=str(precision).removeprefix("torch."),
@@ -143,12 +165,15 @@ def make_plan(
 
 def refuse_what_does_not_fit(plan: Plan) -> None:
     """InputOutputError, with what to change, for more memory or disk than there is."""
-    needed, written = plan.memory.total, sum(plan.disk.values())
+    needed, written = plan.memory_needed, sum(plan.disk.values())
     if needed > plan.memory_free:
         largest = max(vars(plan.memory), key=lambda part: getattr(plan.memory, part))
+        together = f" for {plan.processes} processes" if plan.processes > 1 else ""
         raise InputOutputError(
-            f"pretrain: needs {gib(needed)} of memory where {plan.device} has {gib(plan.memory_free)} free, most of it "
-            f"for {largest}; lower pretrain.{'batch_size' if largest == 'activations' else 'd_model or n_layers'}"
+            f"pretrain: needs {gib(needed)} of memory{together} where {plan.device} has {gib(plan.memory_free)} free, "
+            f"most of it for {largest}; lower "
+            f"pretrain.{'batch_size' if largest == 'activations' else 'd_model or n_layers'}"
+            + (" or compute.processes" if together else "")
         )
     if plan.host_memory > plan.host_memory_free:
         raise InputOutputError(
@@ -198,7 +223,8 @@ def as_lines(plan: Plan) -> list[str]:
     minutes, seconds = divmod(round(plan.seconds), 60)
     return [
         f"parameters  {parts.total:,}: " + " · ".join(f"{_said(k)} {v:,}" for k, v in vars(parts).items() if v),
-        f"memory      {gib(memory.total)} of {gib(plan.memory_free)} free on {plan.device}, {plan.precision}: "
+        f"memory      {gib(plan.memory_needed)} of {gib(plan.memory_free)} free on {plan.device}, {plan.precision}: "
+        + (f"the first of {plan.processes} processes " if plan.processes > 1 else "")
         + " · ".join(f"{k} {gib(v)}" for k, v in vars(memory).items())
         + (f"; for a checkpoint {gib(plan.host_memory)} of this machine's" if plan.host_memory else ""),
         f"computing   {plan.flops_per_token / 1e6:,.1f} MFLOP for each of {plan.tokens:,} tokens ({corpus}), "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -155,18 +157,20 @@ def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, rep
     with (
         model_errors("pretrain"),
         processor(report, compute) as threads,
-        joined(device, sharded=compute.shard_model) as world,
+        ExitStack() as stack,
     ):
         params = settled(params, int(manifest.facts["vocab_size"]))
+        config = model_config(params, int(manifest.facts["vocab_size"]))
+        # It counts the model's weights, so it comes before them; and before the processes meet, who would otherwise
+        # say that one has left them, and not why.
+        watch = _planned(params, config, manifest, compute) if not int(os.environ.get("RANK", 0)) else None
+        world = stack.enter_context(joined(device, sharded=compute.shard_model))
         torch.set_num_threads(compute.threads or max(1, threads // world.size))
         if params.batch_size < world.size:
             raise ConfigurationError(
                 f"pretrain.batch_size is {params.batch_size} but {world.size} processes train; raise it, or lower "
                 "compute.processes"
             )
-        config = model_config(params, int(manifest.facts["vocab_size"]))
-        # The plan is that of one process. It counts the model's own weights, so it comes before them.
-        watch = _planned(params, config, manifest, compute) if world.size == 1 else None
         torch.manual_seed(params.seed)
         model = GPT(config) if params.init_from is None else _published(params, config, tokens)
         trained = run_training(

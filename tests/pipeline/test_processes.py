@@ -109,6 +109,18 @@ def spread(made: Any, tmp_path: Path) -> Any:
     return made
 
 
+@pytest.mark.slow
+def test_what_does_not_fit_into_two_processes_is_refused_before_they_train(spread: Any) -> None:
+    """The first plans for all, and its refusal is how the stage ends."""
+    set_values(spread.root / "params.yaml", {"pretrain.batch_size": "10000000"})
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "pretrain"],
+        cwd=spread.root, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 74
+    assert "of memory for 2 processes" in done.stderr and not spread.path("checkpoints/base").exists()
+
+
 @pytest.mark.nightly  # in every run two processes train and go on from each other's checkpoints in test_parallel.py
 @pytest.mark.parametrize("sharded", ["false", "true"])
 def test_two_processes_stop_and_go_on_like_one(

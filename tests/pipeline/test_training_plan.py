@@ -74,6 +74,22 @@ def test_a_running_mean_is_counted(tmp_path: Path) -> None:
     assert sum(with_mean.disk.values()) - sum(without.disk.values()) == 3 * weights
 
 
+def test_processes_are_counted_together(tmp_path: Path) -> None:
+    """Each of two has half of the rows and the whole model, or half of it; of what all have, the first alone saves."""
+    one = plan_in(tmp_path)
+    two = plan_in(tmp_path, compute=dataclasses.replace(COMPUTE, processes=2))
+    assert one.memory_needed == one.memory.total
+    assert two.memory_needed == 2 * two.memory.total - two.memory.checkpoint > one.memory_needed
+    assert two.memory.weights == one.memory.weights and two.memory.activations < one.memory.activations
+    sharded = plan_in(tmp_path, compute=dataclasses.replace(COMPUTE, processes=2, shard_model=True))
+    assert sharded.memory_needed == 2 * sharded.memory.total
+    assert 2 * sharded.memory.optimizer == one.memory.optimizer
+    assert len({one.pace_key, two.pace_key, sharded.pace_key}) == 3
+    full = dataclasses.replace(two, memory_free=two.memory.total)
+    with pytest.raises(InputOutputError, match=r"of memory for 2 processes where cpu .* or compute\.processes"):
+        refuse_what_does_not_fit(full)
+
+
 def test_the_next_plan_of_the_same_shape_knows_the_pace(tmp_path: Path) -> None:
     """After a whole training its tokens per second are remembered, for this shape and this batch alone."""
     plan = plan_in(tmp_path)
