@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.digests import digest_of
 from pipeline.errors import InputOutputError
+from pipeline.free_memory import free_memory
 from pipeline.params import Compute
 from pipeline.processes import spread
 from pipeline.tracking.spool import STATE
@@ -144,7 +145,7 @@ def make_plan(
         memory_needed=memory.total + (0 if device.type == "cuda" else (over.processes - 1) * another),
         memory_free=_free_memory(device),
         host_memory=0 if device.type == "cpu" else host_memory,
-        host_memory_free=_free_memory(torch.device("cpu")),
+        host_memory_free=free_memory(),
         device=where,
         precision=str(precision).removeprefix("torch."),
         flops_per_token=flops,
@@ -259,12 +260,9 @@ def _paces(root: Path) -> dict[str, float]:
 
 
 def _free_memory(device: Any) -> int:
-    import psutil
     import torch
 
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()
 
 
 def _resident_bytes() -> int:
