@@ -90,16 +90,20 @@ def parameters(config: GPTConfig) -> Parameters:
     )
 
 
+def multiplying_weights(config: GPTConfig) -> int:
+    """The parameters that multiply: the blocks' and the head's, which may be the embedding."""
+    parts = parameters(config)
+    return parts.attention + parts.feed_forward + (parts.head or parts.token_embedding)
+
+
 def training_flops_per_token(config: GPTConfig, context_length: int) -> int:
     """Floating-point operations for one token, forward and backward.
 
     As in PaLM's appendix B (Chowdhery et al., 2022): six for each weight that multiplies, and 12 · layers · width of
     the heads · context for attention, causal or not. The embedding is looked up and costs nothing; the head multiplies.
     """
-    parts = parameters(config)
-    head = parts.head or parts.token_embedding
     heads_width, _, _ = _sizes(config)
-    return 6 * (parts.attention + parts.feed_forward + head) + 12 * config.n_layers * heads_width * context_length
+    return 6 * multiplying_weights(config) + 12 * config.n_layers * heads_width * context_length
 
 
 def training_memory(

@@ -212,10 +212,25 @@ def settled(params: Params, vocab_size: int) -> Params:
     """The params with what a depth decides put in where they say nothing."""
     if params.depth is None:
         return params
-    from model.dial import dial
+    from model.dial import shape, training
+    from model.plan import multiplying_weights
 
-    derived = asdict(dial(params.depth, vocab_size, context_length=params.context_length, steps=params.steps))
-    return replace(params, **{name: value for name, value in derived.items() if not getattr(params, name)})
+    def filled(params: Params, derived: Any) -> Params:
+        return replace(params, **{k: value for k, value in vars(derived).items() if not getattr(params, k)})
+
+    params = filled(params, shape(params.depth, d_model=params.d_model or 0))
+    config = model_config(params, vocab_size)
+    return filled(
+        params,
+        training(
+            multiplying_weights(config),
+            config.d_model,
+            config.context_length,
+            batch_size=params.batch_size,
+            gradient_accumulation=params.gradient_accumulation,
+            steps=params.steps,
+        ),
+    )
 
 
 def plan_of(params: Params, config: GPTConfig, corpus_tokens: int | None, compute: Compute, models: int = 1) -> Plan:

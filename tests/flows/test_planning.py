@@ -43,3 +43,15 @@ def test_mistakes_are_refused(root: Path) -> None:
         planning.show(root, None, {"pretrain.step": "3"})
     with pytest.raises(InputOutputError, match="of memory where"):
         planning.show(root, None, {"pretrain.batch_size": "10000000", "compute.threads": "1"})
+
+
+def test_a_dial_holds_together(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever one value is given beside the depth, the model as it will be sees twenty tokens for each weight."""
+    for given in ({}, {"batch_size": "1"}, {"gradient_accumulation": "1"}, {"n_layers": "12"}, {"d_model": "192"}):
+        settings = {f"pretrain.{name}": value for name, value in given.items()}
+        planning.show(root, "dial", {**settings, "compute.threads": "1"}, as_json=True)
+        planned = json.loads(capsys.readouterr().out)
+        parts = planned["parameters"]
+        weights = parts["attention"] + parts["feed_forward"] + (parts["head"] or parts["token_embedding"])
+        assert planned["tokens"] / weights == pytest.approx(20, rel=0.01)
+        assert {name: str(planned["params"][name]) for name in given} == given
