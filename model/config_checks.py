@@ -28,7 +28,9 @@ def complete(config: GPTConfig) -> None:
             raise ValueError(f"{name} is {getattr(config, name)!r}, but must be one of {', '.join(allowed)}")
     if config.head_dim is None:
         if config.d_model % config.n_heads:
-            raise ValueError(f"d_model {config.d_model} is not divisible by n_heads {config.n_heads}; give head_dim")
+            raise ValueError(
+                f"d_model {config.d_model} is not divisible by n_heads {config.n_heads}; change one of them"
+            )
         decide("head_dim", config.d_model // config.n_heads)
     if config.n_kv_heads is None:
         decide("n_kv_heads", config.n_heads)
@@ -40,7 +42,9 @@ def complete(config: GPTConfig) -> None:
     if config.head_dim < 1 or config.d_ff < 1:
         raise ValueError(f"head_dim {config.head_dim} and d_ff {config.d_ff} must be at least 1")
     if config.positions == "rope" and config.head_dim % 2:
-        raise ValueError(f"head_dim {config.head_dim} is odd, but rotary positions need pairs")
+        raise ValueError(
+            f"head_dim {config.head_dim} is odd, but rotary positions need pairs; change d_model or n_heads"
+        )
     if not 0.0 <= config.dropout < 1.0:
         raise ValueError(f"dropout is {config.dropout}, but must be at least 0 and below 1")
     if config.n_classes < 0 or config.n_classes == 1:

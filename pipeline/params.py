@@ -276,6 +276,15 @@ def _choose(document: Any, name: str, path: Path) -> None:
 def _place(document: Any, key: str, path: Path) -> tuple[Any, str]:
     """The mapping that holds the value in force of a dotted key, and the key's last part."""
     parts = key.split(".")
+    if key == "models":
+        raise ConfigurationError(
+            f"models: is {BASE_MODEL} and the entries of finetunes, so the two change together, in {path}; to make "
+            f"less, name it, say `homegrown run export@{BASE_MODEL}`"
+        )
+    if key == "preset":
+        raise ConfigurationError("preset: is chosen by --preset NAME")
+    if key in _SECTIONS:
+        raise ConfigurationError(f"{key}: expected SECTION.KEY{_nearest('', document[key])}")
     if len(parts) < 2 or parts[0] not in _SECTIONS:
         sections = [section for section in _SECTIONS if section != "preset"]
         raise ConfigurationError(f"{key}: expected SECTION.KEY{_nearest(parts[0], sections)}")

@@ -246,11 +246,11 @@ def test_a_configuration_survives_json(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"n_heads": 5}, "d_model 32 is not divisible by n_heads 5"),
+        ({"n_heads": 5}, "d_model 32 is not divisible by n_heads 5; change one of them"),
         ({"n_kv_heads": 3}, "n_heads 4 is not a multiple of n_kv_heads 3"),
         ({"norm": "batchnorm"}, "norm is 'batchnorm', but must be one of layernorm, rmsnorm"),
         ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"head_dim": 7}, "head_dim 7 is odd"),
+        ({"head_dim": 7}, "head_dim 7 is odd, but rotary positions need pairs; change d_model or n_heads"),
         ({"n_layers": 0}, "n_layers is 0, but must be at least 1"),
         ({"n_classes": 1}, "n_classes is 1"),
     ],
