@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same text.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -116,7 +117,7 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: make what was written less likely.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End before this text.")] = None,
     weights: Annotated[str, typer.Option(help="float32, or bfloat16 or int8: faster, less exact.")] = "float32",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
     """Let the registry's champion go on from a prompt."""
@@ -156,7 +157,7 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: make what was written less likely.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End each answer before this text.")] = None,
     weights: Annotated[str, typer.Option(help="float32, or bfloat16 or int8: faster, less exact.")] = "float32",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+    seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
     """Talk with the registry's champion; off a terminal, answer a JSON conversation from each line of the input."""

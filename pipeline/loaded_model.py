@@ -27,6 +27,7 @@ DESCRIPTION_FILE = "homegrown.json"
 
 # What one request may ask for at most, so that it can neither fill the memory nor hold the model for ever.
 MAX_NEW_TOKENS = 1024
+MAX_SEED = 2**63 - 1
 MAX_PROMPT_CHARACTERS = 100_000
 MAX_TEXTS = 256
 MAX_STOPS = 16
@@ -136,6 +137,8 @@ class LoadedModel:
             raise ConfigurationError(f"{len(stop)} stop strings; give at most {MAX_STOPS}, none of them empty")
         if not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
             raise ConfigurationError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MAX_NEW_TOKENS}")
+        if not 0 <= seed <= MAX_SEED:
+            raise ConfigurationError(f"seed is {seed}; choose 0 to {MAX_SEED}")
         closing = self.template.closing.strip() if self.template else ""
         if closing:
             stop = [*stop, closing]

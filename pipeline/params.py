@@ -29,6 +29,8 @@ from pipeline.errors import ConfigurationError
 PARAMS_FILE = "params.yaml"
 STAGES = ("ingest", "clean", "validate", "tokenize", "pretrain", "finetune", "evaluate", "export", "register")
 BASE_MODEL = "base"
+LARGEST_SEED = 2**63 - 1
+"""Of more than 64 bits torch says "Overflow when unpacking long long"."""
 _SECTIONS = ("preset", "compute", *(s for s in STAGES if s != "finetune"), "finetunes", "models", "presets")
 # dvc.yaml names these among what a stage reads, and there it cannot look into a preset: stage, key, where it stands.
 _NOT_IN_A_PRESET = (("ingest", "texts", "ingest.texts"), ("finetune", "start", "finetunes.NAME.start"))
@@ -322,6 +324,8 @@ def build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     for key, value in _leaves(values, where):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"{key}: must be a finite number")
+        if key.endswith(".seed") and isinstance(value, int) and not 0 <= value <= LARGEST_SEED:
+            raise ConfigurationError(f"{key}: must be 0 to {LARGEST_SEED} (found {value})")
         if isinstance(value, datetime.date):
             raise ConfigurationError(f"{key}: YAML reads this as a date; put it in quotes")
     try:

@@ -43,6 +43,8 @@ def test_help_is_quick_and_names_every_command(tmp_path: Path) -> None:
         (["run", "--no-such-option"], "no such option: --no-such-option; see homegrown --help"),
         (["rnu"], "no such command"),
         (["generate"], "missing argument"),
+        (["generate", "x", "--seed", "99999999999999999999"], "--seed"),
+        (["chat", "--seed", "-1"], "--seed"),
         (["quarantine", "upper"], "upper: only ingest and clean turn records away"),
         (["schedule", "--cron", "at night"], '--cron "at night": '),
         (["schedule", "--cron", "0 2 * * *", "--timezone", "Mars/Base"], "--timezone Mars/Base: no such timezone"),

@@ -192,6 +192,7 @@ def test_more_than_a_conversation_may_ask_is_refused(conversations: Any, options
         (["a" * 100_001], {}, "a text of 100,001 characters; at most 100,000 are read"),
         (["a"], {"max_new_tokens": 0}, "max_new_tokens is 0; choose 1 to 1024"),
         (["a"], {"max_new_tokens": 1025}, "max_new_tokens is 1025"),
+        (["a"], {"seed": 2**64}, "seed is 18446744073709551616; choose 0 to 9223372036854775807"),
         (["a"], {"temperature": -1.0}, "temperature"),
         (["a"], {"stop": [""]}, "1 stop strings; give at most 16, none of them empty"),
         (["a"], {"top_k": -1}, "top_k"),

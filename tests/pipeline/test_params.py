@@ -297,6 +297,12 @@ def test_values_that_only_fit_together_can_be_set_together(file: Path) -> None:
         ("pretrain.steps", "", "pretrain.steps: Input should be a valid integer (found None)"),
         ("pretrain.steps", "10", "warmup_steps is 20 but steps is 10; lower one or raise the other"),
         ("pretrain.steps", "[1", "pretrain.steps: '[1' is not a YAML value"),
+        (
+            "pretrain.seed",
+            "9223372036854775808",
+            "pretrain.seed: must be 0 to 9223372036854775807 (found 92233720368547",
+        ),
+        ("evaluate.seed", "-1", "evaluate.seed: must be 0 to"),
         ("preset.small", "x", "unknown key 'small'"),
         ("models.0", "x", "unknown key '0'"),
     ],
