@@ -26,7 +26,7 @@ from pipeline.report import Report
 from pipeline.shards import map_split, read_index
 from pipeline.tables import write_csv
 from pipeline.training_plan import Plan, Stopwatch, make_plan, refuse_what_does_not_fit
-from pipeline.training_run import SCRATCH, device_of, model_errors, run_training
+from pipeline.training_run import SCRATCH, Trained, device_of, model_errors, run_training
 
 if TYPE_CHECKING:
     from model.batches import Batch
@@ -66,7 +66,7 @@ class Params:
     dropout: float
     """Share of activations dropped while training."""
     steps: int
-    """Updates of the weights."""
+    """Updates of the weights; 0 takes those of init_from as they are, with a depth as many as follow from it."""
     batch_size: int
     """Windows in one forward pass."""
     gradient_accumulation: int
@@ -123,7 +123,7 @@ class Params:
     def __post_init__(self) -> None:
         from model.ranges import require_ranges
 
-        if self.warmup_steps > self.steps and not (self.depth and not self.steps):
+        if self.warmup_steps > self.steps and self.steps:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps} but steps is {self.steps}; lower one or raise the other"
             )
@@ -134,7 +134,8 @@ class Params:
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} must be null, since init_from brings a shape of its own")
         for name in ("steps", "batch_size", "gradient_accumulation", "context_length", "evaluate_every"):
-            if getattr(self, name) < (self.depth is None):
+            may_be_0 = self.depth is not None or (name == "steps" and self.init_from is not None)
+            if getattr(self, name) < (not may_be_0):
                 raise ValueError(f"{name} must be at least 1" + (", or 0 with a depth" if self.depth else ""))
         if self.mixture is not None and not (self.mixture and all(0 < w < math.inf for w in self.mixture.values())):
             raise ValueError("mixture must name at least one source, each with a weight above 0")
@@ -145,7 +146,10 @@ class Params:
 
 
 def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, report: Report) -> None:
-    """Train to the last step, resuming where an earlier run was stopped, and write the weights with their curve."""
+    """Train to the last step, resuming where an earlier run was stopped, and write the weights with their curve.
+
+    With no step to take, published weights are written as they are, for fine-tuning to start from.
+    """
     import torch
 
     from model.checkpoint import save_model
@@ -163,7 +167,8 @@ def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, rep
         config = model_config(params, int(manifest.facts["vocab_size"]))
         # It counts the model's weights, so it comes before them; and before the processes meet, who would otherwise
         # say that one has left them, and not why.
-        watch = _planned(params, config, manifest, compute) if not int(os.environ.get("RANK", 0)) else None
+        planning = params.steps and not int(os.environ.get("RANK", 0))
+        watch = _planned(params, config, manifest, compute) if planning else None
         world = stack.enter_context(joined(device, sharded=compute.shard_model))
         torch.set_num_threads(compute.threads or max(1, threads // world.size))
         if params.batch_size < world.size:
@@ -173,20 +178,26 @@ def run(params: Params, *, tokens: Path, checkpoint: Path, compute: Compute, rep
             )
         torch.manual_seed(params.seed)
         model = GPT(config) if params.init_from is None else _published(params, config, tokens)
-        trained = run_training(
-            "pretrain",
-            model,
-            _batches(params, tokens, manifest, report),
-            training_config(params),
-            compute=compute,
-            identity={"params": digest_of(asdict(params)), "tokens": manifest.digest},
-            code=code_of(__name__),
-            evaluate=_watcher(params, tokens, manifest, report),
-            evaluate_every=params.evaluate_every,
-            report=report,
-            patience=params.patience,
-            world=world,
-        )
+        watcher = _watcher(params, tokens, manifest, report)
+        if params.steps:
+            trained = run_training(
+                "pretrain",
+                model,
+                _batches(params, tokens, manifest, report),
+                training_config(params),
+                compute=compute,
+                identity={"params": digest_of(asdict(params)), "tokens": manifest.digest},
+                code=code_of(__name__),
+                evaluate=watcher,
+                evaluate_every=params.evaluate_every,
+                report=report,
+                patience=params.patience,
+                world=world,
+            )
+        else:
+            found = watcher(model.to(device), 0)
+            trained = Trained(model.cpu(), [{"step": 0, "tokens_seen": 0, **found}], changes=[], steps_before=0)
+            report.note("the published weights as they are: " + " · ".join(f"{k} {v:.4g}" for k, v in found.items()))
         if watch:
             whole = not trained.steps_before and len(trained.history) == params.steps
             report.metrics(watch.compare(whole=whole))
@@ -234,7 +245,9 @@ def settled(params: Params, vocab_size: int) -> Params:
 
 
 def plan_of(params: Params, config: GPTConfig, corpus_tokens: int | None, compute: Compute, models: int = 1) -> Plan:
-    """What training this model will take on this machine."""
+    """What training this model will take on this machine; of weights that are taken as they are, what a step would."""
+    if not params.steps:
+        params = replace(params, steps=1, warmup_steps=0)
     return make_plan(
         config,
         training_config(params),

@@ -72,6 +72,21 @@ def test_training_starts_from_the_published_weights(project: Any, family: str) -
         torch.testing.assert_close(value, model.state_dict()[name][: len(value)], rtol=0, atol=1e-5)
 
 
+def test_published_weights_are_fine_tuned_as_they_are(project: Any) -> None:
+    """With no step of training the base is the published model to the bit, and a fine-tuning starts from it."""
+    folder = project.root / "published"
+    model = publish(folder, encodings.read_ranks(project.path("tokens") / encodings.RANKS_FILE), "llama")
+    project.run("pretrain", **FROM_FOLDER, init_from_sha256=digest_of_model(folder), steps=0)
+    base = load_model(project.path("checkpoints/base"))
+    for name, value in base.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name][: len(value)])
+    assert project.manifest("checkpoints/base").facts["tokens_seen"] == 0
+    project.run("finetune", "spam")
+    assert project.manifest("checkpoints/spam").inputs["start"] == project.manifest("checkpoints/base").digest
+    with pytest.raises(ConfigurationError, match="steps must be at least 1"):
+        project.run("pretrain", steps=0)
+
+
 def test_the_digest_must_be_in_the_params(project: Any) -> None:
     """Without the digest the line says what it is; with a wrong one the folder is refused."""
     folder = project.root / "published"
