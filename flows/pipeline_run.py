@@ -47,7 +47,12 @@ class Outcome:
 
 @dataclass
 class PipelineRun:
-    """One run: its plan, the processes that are at work, and what has become of each stage so far."""
+    """One run: its plan, the processes that are at work, and what has become of each stage so far.
+
+    A stage is started early, by `_go_ahead`, or by `reproduce`, which Prefect's tasks call. The first call of that ends
+    the going ahead, and takes over what was started early. What nobody took over, since Prefect never came, `finish`
+    settles. `_changed` guards who starts a stage and who takes it over.
+    """
 
     root: Path
     plan: list[versioning.Stage]

@@ -29,7 +29,11 @@ CACHED_LIMIT = 1024
 
 
 def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask_TS: Tensor | None, dropout: float) -> Tensor:
-    """Softmax attention; `mask_TS` (or B1TS) is added to the scores, None means plain causal. Returns (B, H, T, C)."""
+    """Softmax attention; `mask_TS` (or B1TS) is added to the scores, None means plain causal. Returns (B, H, T, C).
+
+    On a CPU up to `BLOCKWISE_LIMIT` keys of the queries' own tokens are met a block of queries at a time, and keys from
+    a cache by all queries at once where either are few. Everything else, and all of a GPU's, is torch's fused one.
+    """
     B, H, T, C = q_BHTC.shape
     K, S = k_BKSC.shape[1:3]
     if q_BHTC.is_cpu and S == T <= BLOCKWISE_LIMIT:

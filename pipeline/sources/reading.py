@@ -1,7 +1,13 @@
 """Goes in: files. Comes out: their rows, a file's only after the whole of it was read and its checksums held.
 
 A damaged file gives a reason and no row: half a file would be a text that nobody wrote. Memory is bounded: a file whose
-rows are few is held; of any other the bytes are read twice.
+rows are few is held; of any other the bytes are read twice. Which way is taken follows from the format (formats.py) and
+from what it lies in:
+
+    format            as it is                  compressed                in a zip            in a tar, read before
+    by_record         row by row                unpacked twice            read twice          row by row
+    neither           rows held, or read twice  unpacked, then as it is   read twice          unpacked, then as it is
+    seeks, isolated   a process apart first     unpacked, then as it is   unpacked, likewise  unpacked, likewise
 """
 
 from __future__ import annotations
