@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PACES = STATE / "paces.json"
 UTILISATION = {"cpu float32": 0.5, "cpu": 0.5, "cuda": 0.45, "mps": 0.2}
 """Share of the matrix rate that training reaches, where no run of the same shape has been timed. A core of an AMD EPYC
-reached 0.52 to 0.72 in bfloat16 (Zen 5, benchmarks/results/training-bfloat16.json), two without bfloat16 products 0.30
+reached 0.53 to 0.74 in bfloat16 (Zen 5, benchmarks/results/training-bfloat16.json), two without bfloat16 products 0.30
 to 0.60 in default runs, as busy as the machine was (Zen 3); an H200 0.46 to 0.48, compiled
 (benchmarks/results/gpu_124m.json). That of mps is a guess."""
 KEPT_CHECKPOINTS = 3  # two, and one being written

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cleaning import c4, empty, personal_data, secrets
+from pipeline.cleaning import c4, empty, personal_data
 from pipeline.cleaning.judgements import Judgement
 from pipeline.cleaning.normalise import normalise
 from pipeline.cleaning.personal_data import Findings, Policy
@@ -27,6 +27,7 @@ from pipeline.cleaning.rejections import Change
 from pipeline.cleaning.repair import repair
 from pipeline.cleaning.tally import Tally
 from pipeline.documents import LEARNED, Conversation, Document, learned_texts, with_texts
+from pipeline.import_closure import code_of
 from pipeline.memo import Memo, code_digest, open_memo
 
 if TYPE_CHECKING:
@@ -175,6 +176,6 @@ def policies_of(params: Params) -> dict[str, Policy]:
 @contextmanager
 def remembered_findings(params: Params) -> Iterator[Memo]:
     """The personal data that earlier runs found, by the digest of the text; valid while policies and code are."""
-    key = {"policies": policies_of(params), "code": code_digest(personal_data, secrets)}
+    key = {"policies": policies_of(params), "code": code_of(personal_data.__name__), "libraries": code_digest()}
     with open_memo("personal_data", key) as memo:
         yield memo

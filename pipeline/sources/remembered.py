@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import BinaryIO
 
+from pipeline.import_closure import code_of
 from pipeline.memo import Memo, code_digest, open_memo
 from pipeline.sources.rows import BLOCK_BYTES, Options
 
@@ -32,9 +33,7 @@ def digest_of_file(stream: BinaryIO, form: str, options: Options) -> bytes:
 @contextmanager
 def remembered_texts() -> Iterator[Memo]:
     """The memory of the runs before; valid while the readers and their libraries are what they were."""
-    from pipeline.sources import columnar, docx, formats, html, isolation, pdf, rows, text
-
-    modules = (columnar, docx, formats, html, isolation, pdf, rows, text)
-    libraries = ("pypdf", "python-docx", "lxml", "resiliparse", "pyarrow")
-    with open_memo("texts", {"code": code_digest(*modules, libraries=libraries)}) as memo:
+    libraries = ["pypdf", "python-docx", "lxml", "resiliparse", "pyarrow"]
+    code = [code_of("pipeline.sources.formats"), code_of("pipeline.sources.isolation")]
+    with open_memo("texts", {"code": code, "libraries": code_digest(libraries=libraries)}) as memo:
         yield memo
