@@ -143,13 +143,24 @@ def test_edited_code_is_never_believed(fresh: Any, worked_out: list[str], monkey
     """When a file that holds a rule was edited, its verdicts are worked out again."""
     fresh.run("ingest")
     fresh.run("clean")
-    edited = fresh.root / "personal_data.py"
-    edited.write_text(Path(str(personal_data.__file__)).read_text() + "# edited\n")
-    monkeypatch.setattr(personal_data, "__file__", str(edited))
-    monkeypatch.setattr("pipeline.cleaning.tables.code_of", lambda module: "what it would be of that file")
+    for module in ("examination", "tables"):
+        monkeypatch.setattr(f"pipeline.cleaning.{module}.code_of", lambda module: "what it would be of that file")
     worked_out.clear()
     fresh.run("clean")
     assert len(worked_out) > 40
+
+
+@pytest.mark.parametrize(
+    ("maker", "loads"),
+    [
+        ("pipeline.cleaning.personal_data", ["cleaning/secrets"]),
+        ("pipeline.cleaning.judgements", ["cleaning/gopher", "cleaning/repetition", "cleaning/words"]),
+        ("pipeline.sources.formats", ["sources/html", "sources/pdf", "sources/text"]),
+    ],
+)
+def test_the_code_of_what_is_remembered_is_all_that_its_maker_loads(maker: str, loads: list[str]) -> None:
+    """A rule that is split into two files is known by both."""
+    assert {Path(f"pipeline/{name}.py") for name in loads} <= set(import_closure(maker, REPOSITORY))
 
 
 def test_a_memory_that_is_a_lie_does_not_reach_the_documents(fresh: Any) -> None:
