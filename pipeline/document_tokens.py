@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.cleaning.groups import read_groups
 from pipeline.encoder import Encoder
-from pipeline.errors import DataError, IntegrityError
+from pipeline.errors import DataError, IntegrityError, is_of_the_machine
 from pipeline.shards import BLOCK_TOKENS, token_type, write_shards
 
 SPLITS = ("train", "validation")
@@ -135,8 +135,7 @@ def _read_part(path: Path) -> Iterator[tuple[str, str, bytes]]:
             expected = metadata.num_rows
             in_groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     except (pa.ArrowException, OSError, ValueError) as error:
-        # With an errno it is the machine that failed, not the bytes: no descriptor left, say.
-        if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+        if is_of_the_machine(error):
             raise
         raise IntegrityError(f"{path}: is damaged; run the stage that makes it again") from error
     # A damaged page header has no checksum, and makes the page look like the end.

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import table_of
-from pipeline.errors import DataError, IntegrityError
+from pipeline.errors import DataError, IntegrityError, is_of_the_machine
 
 ROWS_PER_GROUP = 4096
 # A part has at least so many characters, but for the last, on average half as many again, and at most twice.
@@ -362,8 +362,7 @@ def _read_file(path: Path, kind: type[R]) -> Iterator[pa.RecordBatch]:
             metadata = file.metadata
             in_groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     except (pa.ArrowException, OSError, ValueError) as error:
-        # With an errno it is the machine that failed, not the bytes: no descriptor left, say.
-        if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+        if is_of_the_machine(error):
             raise
         raise IntegrityError(problem) from error
     # A damaged page header has no checksum, and makes the page look like the file's end.

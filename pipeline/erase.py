@@ -139,8 +139,7 @@ def purge(
         )
     shutil.rmtree(data / SCRATCH, ignore_errors=True)
     for log in logs.glob("*"):
-        if log.is_file() and not log.name.endswith(
-            "-server.log"
-        ):  # a server may be writing to its own, and says nothing of records
+        # A server may be writing to its own, and says nothing of records.
+        if log.is_file() and not log.name.endswith("-server.log"):
             log.unlink()
     remove_old_cache()

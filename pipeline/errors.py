@@ -95,6 +95,11 @@ _WITHOUT_MEMORY = ("could not create a primitive", "could not create a memory", 
 """What oneDNN says, and no more, when it gets no memory; with more words it is a fault."""
 
 
+def is_of_the_machine(error: Exception) -> bool:
+    """Whether it has an errno, so that the machine failed and not the bytes: no descriptor is left, say."""
+    return isinstance(error, OSError) and bool(error.errno) and not isinstance(error, FileNotFoundError)
+
+
 @contextmanager
 def machine_errors(what: str, where: Path | str = "") -> Iterator[None]:
     """Turn the operating system's and the libraries' out-of-something errors into ours, naming `what` was being done.

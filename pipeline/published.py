@@ -49,7 +49,7 @@ def digest_of_model(folder: Path) -> str:
 
 def published_config(folder: Path) -> GPTConfig:
     """The configuration of the folder's model; ConfigurationError for a family that we cannot be."""
-    from model.weights import WeightsMismatch, config_from_huggingface
+    from model.huggingface_config import WeightsMismatch, config_from_huggingface
 
     try:
         return config_from_huggingface(_json(folder / CONFIG_FILE))
@@ -62,7 +62,8 @@ def published_model(folder: Path, config: GPTConfig) -> GPT:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from model.weights import WeightsMismatch, cut_to, from_huggingface
+    from model.huggingface_config import WeightsMismatch
+    from model.weights import cut_to, from_huggingface
 
     weights = {}
     for path in _weights_files(folder):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from model.gpt import GPT, GPTConfig, KeyValueCache
-from model.weights import WeightsMismatch, config_from_huggingface, from_huggingface, to_huggingface
+from model.huggingface_config import WeightsMismatch, config_from_huggingface
+from model.weights import from_huggingface, to_huggingface
 
 SMALL: dict[str, Any] = {"vocab_size": 61, "context_length": 32, "n_layers": 2, "n_heads": 4, "d_model": 32}
 GPT2: dict[str, Any] = {"norm": "layernorm", "positions": "learned", "mlp": "gelu", "linear_bias": True}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,11 +57,9 @@ def test_an_empty_suite_is_refused(tmp_path: Path) -> None:
         check([Suite("lazy", ["n"], [(1,)], [])], tmp_path / "docs")
 
 
+@pytest.mark.usefixtures("own_file_system")
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     """Rows that find no room end with the operating system's word for it, and leave none of it taken."""
-    probe = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=1m none /mnt"]
-    if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
-        pytest.skip("this system does not allow a file system of one's own (unshare -rm)")
     script = """
 import os, pathlib
 from pipeline.expectations import Expectation, Suite, check
