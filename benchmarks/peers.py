@@ -60,11 +60,15 @@ def contender(
     seed: int = 0,
     device: str = "cpu",
     accumulation: int = 1,
+    document_tokens: int = 0,
 ) -> Contender:
-    """The one of this name; an update is made from as many batches as `accumulation` says."""
+    """The one of this name; an update is made from as many batches as `accumulation` says.
+
+    Ours may be given windows of documents, so many tokens each, that are kept apart.
+    """
     torch.manual_seed(seed)
     if name == OURS:
-        return _ours(shape, precision, compiled, steps, optimizer, rate, seed, device, accumulation)
+        return _ours(shape, precision, compiled, steps, optimizer, rate, seed, device, accumulation, document_tokens)
     model = {"nanogpt": NanoGPT, "transformers": _transformers, "litgpt": _litgpt}[name](shape).to(device)
     return _peer(model, precision, compiled, steps, rate, device, accumulation)
 
@@ -79,6 +83,7 @@ def _ours(
     seed: int,
     device: str,
     accumulation: int,
+    document_tokens: int,
 ) -> Contender:
     from model.batches import Batch
     from model.gpt import GPT, GPTConfig
@@ -112,8 +117,13 @@ def _ours(
     state = TrainingState(model, config, device)
 
     def step(ids_BT: Tensor, targets_BT: Tensor) -> float:
+        documents_BT = None
+        if document_tokens:
+            documents_T = torch.arange(shape.context_length, device=device) // document_tokens
+            documents_BT = documents_T.expand(len(ids_BT) // accumulation, -1).contiguous()
         batches = [
-            Batch(*both) for both in zip(ids_BT.chunk(accumulation), targets_BT.chunk(accumulation), strict=True)
+            Batch(*both, documents_BT=documents_BT)
+            for both in zip(ids_BT.chunk(accumulation), targets_BT.chunk(accumulation), strict=True)
         ]
         return take_step(state, lambda position: batches[position % accumulation]).loss
 

@@ -26,7 +26,7 @@ from model.dropout import dropout
 from model.key_value_cache import KeyValueCache
 from model.outline import without_numbers
 from model.rotary import rotary_table, rotate
-from model.softmax_attention import attend, attention_mask
+from model.softmax_attention import Mask, attend, attention_mask
 
 __all__ = ["GPT", "IGNORE", "GPTConfig", "KeyValueCache"]
 
@@ -118,7 +118,7 @@ class Attention(nn.Module):
         self.fused: nn.Module | None = None  # query, key and value in one product: model/inference.py
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KeyValueCache | None
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Mask | None, cache: KeyValueCache | None
     ) -> Tensor:
         B, T, _ = x_BTD.shape
         if self.fused is None:
@@ -183,7 +183,7 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KeyValueCache | None
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Mask | None, cache: KeyValueCache | None
     ) -> Tensor:
         attended = self.attention(self.attention_norm(x_BTD), rope, mask, cache)
         x_BTD = x_BTD + dropout(attended, self.dropout, self.training)
@@ -266,7 +266,8 @@ class GPT(nn.Module):
             rope = (cos, sin) if positions.dim() == 1 else (cos[:, None], sin[:, None])
         x_BTD = dropout(x_BTD, self.config.dropout, self.training)
         room = T if cache is None else cache.reserve(past + T)
-        mask = attention_mask(T, past, room if past else T, padding_B, documents_BT, x_BTD)
+        weights_dropout = self.config.dropout if self.training else 0.0
+        mask = attention_mask(T, past, room if past else T, padding_B, documents_BT, x_BTD, weights_dropout)
         for block in self.blocks:
             x_BTD = block(x_BTD, rope, mask, cache)
         if cache is not None:

@@ -1,6 +1,6 @@
 """Queries, keys, values and who may look at whom in, each query's mixture of the values out: softmax attention.
 
-It is computed in one of three ways, whichever is quicker. Shape suffixes as in model/gpt.py, and G query heads per
+It is computed in one of four ways, whichever is quicker. Shape suffixes as in model/gpt.py, and G query heads per
 key/value head, N = B × K pairs of row and key/value head, Q queries of a block, P keys up to its last query.
 """
 
@@ -13,8 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from model.dropout import staying
+
+Mask = Tensor | BlockMask
 
 BLOCKWISE_LIMIT = 1024
 """Up to this many keys, on a CPU, matrix products of some queries at a time beat torch's fused attention. Forward and
@@ -28,13 +31,17 @@ CACHED_LIMIT = 1024
 """The same for keys from a cache, as one block: they lie transposed, and the fused attention would copy them."""
 
 
-def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask_TS: Tensor | None, dropout: float) -> Tensor:
+def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask_TS: Mask | None, dropout: float) -> Tensor:
     """Softmax attention; `mask_TS` (or B1TS) is added to the scores, None means plain causal. Returns (B, H, T, C).
 
     On a CPU up to `BLOCKWISE_LIMIT` keys of the queries' own tokens are met a block of queries at a time, and keys from
-    a cache by all queries at once where either are few. Everything else, and all of a GPU's, is torch's fused one.
+    a cache by all queries at once where either are few. Everything else, and all of a GPU's, is torch's fused one, or
+    where the mask tells of whole blocks in which nothing is seen, the one that leaves them out (no dropout).
     """
     B, H, T, C = q_BHTC.shape
+    if isinstance(mask_TS, BlockMask):
+        mixed: Tensor = flex_attention(q_BHTC, k_BKSC, v_BKSC, block_mask=mask_TS, enable_gqa=k_BKSC.shape[1] != H)
+        return mixed
     K, S = k_BKSC.shape[1:3]
     if q_BHTC.is_cpu and S == T <= BLOCKWISE_LIMIT:
         mask = None if mask_TS is None else mask_TS.expand(B, 1, T, T)
@@ -167,15 +174,25 @@ def _triangle(size: int, like: Tensor) -> Tensor:
 
 
 def attention_mask(
-    T: int, past: int, room: int, padding_B: Tensor | None, documents_BT: Tensor | None, like: Tensor
-) -> Tensor | None:
+    T: int,
+    past: int,
+    room: int,
+    padding_B: Tensor | None,
+    documents_BT: Tensor | None,
+    like: Tensor,
+    dropout: float = 0.0,
+) -> Mask | None:
     """What to add to the scores, (T, S) or (B, 1, T, S): 0 where a token may look, -inf where not.
 
     Of T new tokens after `past` cached ones, with S = `room` keys, filled or not; padding and documents as in
-    `GPT.forward`. None is the plain causal pattern, which `attend` knows itself.
+    `GPT.forward`. None is the plain causal pattern, which `attend` knows itself. Where a GPU's code is compiled,
+    documents without dropout are told as blocks.
     """
     if past == 0 and padding_B is None and documents_BT is None:
         return None
+    compiled_on_gpu = like.is_cuda and torch.compiler.is_compiling()
+    if compiled_on_gpu and documents_BT is not None and padding_B is None and not dropout:
+        return document_blocks(documents_BT)
     query = torch.arange(past, past + T, device=like.device)[:, None]
     key = torch.arange(room, device=like.device)[None, :]
     hidden = key > query
@@ -185,3 +202,13 @@ def attention_mask(
     if documents_BT is not None:
         hidden = hidden | (documents_BT[:, None, :, None] != documents_BT[:, None, None, :])
     return torch.zeros_like(hidden, dtype=like.dtype).masked_fill_(hidden, -math.inf)
+
+
+def document_blocks(documents_BT: Tensor) -> BlockMask:
+    """Who may look at whom, in blocks of 128 queries and keys; of those in which nobody may, nothing is computed."""
+
+    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (documents_BT[row, query] == documents_BT[row, key])
+
+    B, T = documents_BT.shape
+    return create_block_mask(visible, B, None, T, T, device=str(documents_BT.device))

@@ -247,6 +247,16 @@ class TrainingState:
         """Add the fast copy's gradients to those of the float32 weights, and clear them."""
         if self.fast_model is self.model:
             return
+        if self.device.type == "cuda":
+            sums = [weight.grad for weight in self.trained if weight.grad is not None]
+            added = [fast.grad for fast in self._fast_trained if fast.grad is not None]
+            if len(sums) == len(added) == len(self.trained):
+                # All at once: to begin the sums of GPT-2's 196 tensors one by one takes a GPU longer than to make them.
+                wide = [torch.empty_like(each) for each in sums]
+                torch._foreach_copy_(wide, added)
+                torch._foreach_add_(sums, wide)
+                self.fast_model.zero_grad()
+                return
         for weight, fast in zip(self.trained, self._fast_trained, strict=True):
             if fast.grad is None:
                 continue
