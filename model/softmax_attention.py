@@ -186,11 +186,13 @@ def attention_mask(
 
     Of T new tokens after `past` cached ones, with S = `room` keys, filled or not; padding and documents as in
     `GPT.forward`. None is the plain causal pattern, which `attend` knows itself. Where a GPU's code is compiled,
-    documents without dropout are told as blocks.
+    documents in bfloat16 without dropout are told as blocks.
     """
     if past == 0 and padding_B is None and documents_BT is None:
         return None
-    compiled_on_gpu = like.is_cuda and torch.compiler.is_compiling()
+    # 32 rows of 1,024 tokens with 12 heads of 64, forward and backward, on one H200: 1.70 ms in bfloat16 for 1.91 with
+    # the mask, but in float32 28 for 15 (torch 2.11).
+    compiled_on_gpu = like.is_cuda and torch.compiler.is_compiling() and like.dtype != torch.float32
     if compiled_on_gpu and documents_BT is not None and padding_B is None and not dropout:
         return document_blocks(documents_BT)
     query = torch.arange(past, past + T, device=like.device)[:, None]
