@@ -196,6 +196,9 @@ def prefect_server(
     tmp_path_factory: pytest.TempPathFactory, lend_prefect_tables: Callable[[Path], None]
 ) -> Iterator[tuple[Path, servers.Server]]:
     """One Prefect server for the session, and the folder that it was started for."""
+    assert "prefect" not in sys.modules, (
+        "a test has loaded Prefect, which from now on talks to the server it found then"
+    )
     root = tmp_path_factory.mktemp("server")
     lend_prefect_tables(root)
     server = servers.ensure(root, servers.PREFECT, print)
