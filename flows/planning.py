@@ -10,11 +10,12 @@ from typing import Any
 
 from pipeline import manifest, params
 from pipeline.errors import HomegrownError
+from pipeline.set_params import preview
 
 
 def show(root: Path, preset: str | None, settings: Mapping[str, str], *, as_json: bool = False) -> None:
     """Print the plan; the errors of the params, and InputOutputError, after the plan, for what does not fit."""
-    file = params.preview(root / params.PARAMS_FILE, preset, settings)
+    file = preview(root / params.PARAMS_FILE, preset, settings)
     from pipeline import training_plan
     from pipeline.stages import pretrain
     from pipeline.training_run import model_errors

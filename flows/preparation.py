@@ -139,13 +139,14 @@ def _stages(targets: Sequence[str]) -> list[str]:
 def _configure(root: Path, settings: dict[str, str]) -> ParamsFile | None:
     """Rewrite params.yaml as asked, and give what is in force; nothing for a graph without parameters."""
     from pipeline import params
+    from pipeline.set_params import set_values
 
     path = Path(os.path.relpath(root / params.PARAMS_FILE))  # as a person would name it
     if not settings and not path.exists():
         return None  # where dvc.yaml wants them, DVC says so
     if settings:
         preset = settings.pop("preset", None)
-        return params.set_values(path, settings, preset)  # all of what was asked for, or none of it
+        return set_values(path, settings, preset)  # all of what was asked for, or none of it
     return params.load(path)
 
 

@@ -10,28 +10,26 @@ from __future__ import annotations
 import datetime
 import difflib
 import importlib
-import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ConfigurationError
+from pipeline.yaml_file import read
 
 PARAMS_FILE = "params.yaml"
 STAGES = ("ingest", "clean", "validate", "tokenize", "pretrain", "finetune", "evaluate", "export", "register")
 BASE_MODEL = "base"
 LARGEST_SEED = 2**63 - 1
 """Of more than 64 bits torch says "Overflow when unpacking long long"."""
-_SECTIONS = ("preset", "compute", *(s for s in STAGES if s != "finetune"), "finetunes", "models", "presets")
+SECTIONS = ("preset", "compute", *(s for s in STAGES if s != "finetune"), "finetunes", "models", "presets")
 # dvc.yaml names these among what a stage reads, and there it cannot look into a preset: stage, key, where it stands.
 _NOT_IN_A_PRESET = (("ingest", "texts", "ingest.texts"), ("finetune", "start", "finetunes.NAME.start"))
 _STRICT = ConfigDict(strict=True, extra="forbid")
@@ -125,14 +123,14 @@ class ParamsFile:
     def require_model(self, name: str) -> None:
         """Refuse a name that is not one of the models', with the nearest that is."""
         if name not in self.models:
-            raise ConfigurationError(f"{self.path}: there is no model {name!r}{_nearest(name, self.models)}")
+            raise ConfigurationError(f"{self.path}: there is no model {name!r}{nearest(name, self.models)}")
 
     def values(self, stage: str, name: str | None = None) -> dict[str, Any]:
         """The stage's settings as plain values: its section, and the preset's differences laid over it."""
         if stage == "finetune":
             if name not in self.finetunes:
                 raise ConfigurationError(
-                    f"{self.path}: there is no finetunes.{name}{_nearest(str(name), self.finetunes)}"
+                    f"{self.path}: there is no finetunes.{name}{nearest(str(name), self.finetunes)}"
                 )
             section = self.content["finetunes"][name]
         else:
@@ -167,7 +165,7 @@ class ParamsFile:
             while (start := finetunes[way[-1]].get("start", BASE_MODEL)) != BASE_MODEL:
                 if not isinstance(start, str) or start not in finetunes:
                     wrong = f"{self.path}: finetunes.{way[-1]}.start"
-                    raise ConfigurationError(f"{wrong}: there is no model {start!r}{_nearest(str(start), self.models)}")
+                    raise ConfigurationError(f"{wrong}: there is no model {start!r}{nearest(str(start), self.models)}")
                 if start in way:
                     raise ConfigurationError(
                         f"{where}: goes round in a circle ({' → '.join([*way, start])}); one of them must start from "
@@ -184,33 +182,33 @@ class ParamsFile:
 
 def load(path: Path = Path(PARAMS_FILE)) -> ParamsFile:
     """Read params.yaml and check its outline; ConfigurationError names the file and the key."""
-    return _outlined(_plain(_parse(path, YAML(typ="safe"))), path)
+    return outlined(read(path), path)
 
 
-def _outlined(content: Any, path: Path) -> ParamsFile:
+def outlined(content: Any, path: Path) -> ParamsFile:
     """What a file holds, once its outline is known to be right."""
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: expected sections such as `ingest:`, found {type(content).__name__}")
     for key in content:
-        if key not in _SECTIONS:
-            raise ConfigurationError(f"{path}: unknown section {key!r}{_nearest(str(key), _SECTIONS)}")
-    for key in _SECTIONS:
+        if key not in SECTIONS:
+            raise ConfigurationError(f"{path}: unknown section {key!r}{nearest(str(key), SECTIONS)}")
+    for key in SECTIONS:
         if key not in content:
             raise ConfigurationError(f"{path}: section {key!r} is missing")
     for key in ("compute", *(stage for stage in STAGES if stage != "finetune")):
         _require_keys(content[key], f"{path}: {key}")
-    presets = _mapping(content, "presets", path)
+    presets = mapping(content, "presets", path)
     if content["preset"] not in list(presets):
         raise ConfigurationError(
             f"{path}: preset is {content['preset']!r}, which `presets` does not have"
-            f"{_nearest(str(content['preset']), presets)}"
+            f"{nearest(str(content['preset']), presets)}"
         )
     for name, preset in presets.items():
         _require_keys(preset, f"{path}: presets.{name}")
         unknown = [key for key in preset or {} if key not in STAGES]
         if unknown:
             raise ConfigurationError(
-                f"{path}: presets.{name}: unknown stage {unknown[0]!r}{_nearest(unknown[0], STAGES)}"
+                f"{path}: presets.{name}: unknown stage {unknown[0]!r}{nearest(unknown[0], STAGES)}"
             )
         missing = [stage for stage in STAGES if stage not in (preset or {})]
         if missing:
@@ -223,7 +221,7 @@ def _outlined(content: Any, path: Path) -> ParamsFile:
                     f"{path}: presets.{name}.{stage}: {key} cannot differ by preset, for dvc.yaml reads {place}; "
                     "set it there"
                 )
-    finetunes = _mapping(content, "finetunes", path)
+    finetunes = mapping(content, "finetunes", path)
     for name, finetune in finetunes.items():
         _require_keys(finetune, f"{path}: finetunes.{name}")
     expected = [BASE_MODEL, *finetunes]
@@ -234,93 +232,12 @@ def _outlined(content: Any, path: Path) -> ParamsFile:
     return ParamsFile(path, content)
 
 
-def set_values(path: Path, assignments: Mapping[str, str], preset: str | None = None) -> ParamsFile:
-    """Set values, say `pretrain.steps` to `50`, where the values in force stand: in the preset if it has the key.
-
-    A preset, if one is given, is put in force first: the one line `preset:`. A value is read as YAML. Comments and
-    layout are kept. All is set before the file is checked as a whole, and it is replaced only if it passes; unknown
-    keys and presets are refused with the nearest one. Returns the file as it is then.
-    """
-    document, file = _changed(path, preset, assignments)
-    _rewrite(path, document)
-    return file
-
-
-def preview(path: Path, preset: str | None, assignments: Mapping[str, str]) -> ParamsFile:
-    """The file as `set_values` would leave it, which nobody writes."""
-    return _changed(path, preset, assignments)[1]
-
-
-def _changed(path: Path, preset: str | None, assignments: Mapping[str, str]) -> tuple[Any, ParamsFile]:
-    """The file with what was asked for, in the form that can be written, and as it is then found right."""
-    document = _parse(path)
-    if preset is not None and isinstance(document, dict):
-        _choose(document, preset, path)
-    _outlined(_plain(document), path)
-    for key, text in assignments.items():
-        target, last = _place(document, key, path)
-        try:
-            target[last] = YAML().load(text)
-        except YAMLError as error:
-            raise ConfigurationError(f"{key}: {text!r} is not a YAML value") from error
-    file = _outlined(_plain(document), path)
-    file.check()
-    return document, file
-
-
-def _choose(document: Any, name: str, path: Path) -> None:
-    presets = list(_mapping(document, "presets", path))
-    if name not in presets:
-        raise ConfigurationError(f"{path}: there is no preset {name!r}{_nearest(name, presets)}")
-    document["preset"] = name
-
-
-def _place(document: Any, key: str, path: Path) -> tuple[Any, str]:
-    """The mapping that holds the value in force of a dotted key, and the key's last part."""
-    parts = key.split(".")
-    if key == "models":
-        raise ConfigurationError(
-            f"models: is {BASE_MODEL} and the entries of finetunes, so the two change together, in {path}; to make "
-            f"less, name it, say `homegrown run export@{BASE_MODEL}`"
-        )
-    if key == "preset":
-        raise ConfigurationError("preset: is chosen by --preset NAME")
-    if key in _SECTIONS:
-        raise ConfigurationError(f"{key}: expected SECTION.KEY{_nearest('', document[key])}")
-    if len(parts) < 2 or parts[0] not in _SECTIONS:
-        sections = [section for section in _SECTIONS if section != "preset"]
-        raise ConfigurationError(f"{key}: expected SECTION.KEY{_nearest(parts[0], sections)}")
-    target = document
-    for depth, part in enumerate(parts[:-1]):
-        if not isinstance(target, dict) or part not in target:
-            place = ".".join(parts[:depth]) or str(path)
-            raise ConfigurationError(f"{place}: unknown key {part!r}{_nearest(part, target)}")
-        target = target[part]
-    last = parts[-1]
-    stage = "finetune" if parts[0] == "finetunes" else parts[0]
-    in_preset = document["presets"][document["preset"]].get(stage) if stage in STAGES else None
-    if in_preset and last in in_preset:
-        target = in_preset
-    if stage == "finetune" and len(parts) == 3 and isinstance(target, dict) and last in _optional_keys(stage):
-        return target, last  # an entry need not say what it leaves as it is
-    of_stages = isinstance(target, dict) and isinstance(target.get(last), dict) and parts[0] not in STAGES
-    if not isinstance(target, dict) or last not in target or of_stages:
-        raise ConfigurationError(f"{'.'.join(parts[:-1])}: unknown key {last!r}{_nearest(last, target or [])}")
-    return target, last
-
-
-def _optional_keys(stage: str) -> set[str]:
-    """The settings of a stage that have a default."""
-    kind = importlib.import_module(f"pipeline.stages.{stage}").Params
-    return {f.name for f in fields(kind) if f.default is not MISSING}
-
-
 def build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     """A frozen dataclass from plain values, strictly: no coercion, no unknown key, no missing one."""
     known = [f.name for f in fields(kind)]
     for key in values:
         if key not in known:
-            raise ConfigurationError(f"{where}: unknown key {key!r}{_nearest(key, known)}")
+            raise ConfigurationError(f"{where}: unknown key {key!r}{nearest(key, known)}")
     for key, value in _leaves(values, where):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"{key}: must be a finite number")
@@ -354,51 +271,8 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _parse(path: Path, parser: YAML | None = None) -> Any:
-    """What a YAML file holds; unless another parser is given, in a form that can be written as it was read."""
-    if parser is None:
-        parser = YAML()
-        parser.preserve_quotes = True
-    try:
-        return parser.load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: not found; run from the project's folder, where dvc.yaml stands") from None
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: not UTF-8 at byte {error.start}") from error
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise ConfigurationError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', error)}") from error
-
-
-def _rewrite(path: Path, document: Any) -> None:
-    text = io.StringIO()
-    yaml = YAML()
-    yaml.width = 120
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.dump(document, text)
-    if text.getvalue() == path.read_text(encoding="utf-8"):
-        return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    """ruamel's round-trip types as the built-in ones."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    if isinstance(value, bool) or value is None:
-        return value
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
-
-
-def _mapping(content: Any, key: str, path: Path) -> dict[str, Any]:
+def mapping(content: Any, key: str, path: Path) -> dict[str, Any]:
+    """A section that holds entries by name, of which there must be one."""
     value = content.get(key)
     if not isinstance(value, dict) or not value:
         raise ConfigurationError(f"{path}: {key} must hold at least one entry")
@@ -411,7 +285,7 @@ def _require_keys(value: Any, where: str) -> None:
         raise ConfigurationError(f"{where}: expected keys with values, found {value!r}")
 
 
-def _nearest(word: str, known: Any) -> str:
+def nearest(word: str, known: Any) -> str:
     """A hint for a typo: the nearest known word, or all of them if they are few."""
     words = [str(w) for w in known] if isinstance(known, (dict, list, tuple)) else []
     close = difflib.get_close_matches(word, words, n=1)

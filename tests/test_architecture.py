@@ -34,7 +34,7 @@ OWNER = {
     "gigatoken": ("pipeline/encoder.py",),
     "ray": ("pipeline/engine.py",),
     "matplotlib": ("pipeline/pictures.py",),
-    "ruamel": ("pipeline/params.py", "pipeline/dependencies.py", "pipeline/versioning.py"),
+    "ruamel": ("pipeline/yaml_file.py", "pipeline/dependencies.py", "pipeline/versioning.py"),
     "pydantic": ("pipeline/params.py",),
     "backports": ("pipeline/sources/compression.py",),
     "resiliparse": ("pipeline/sources/html.py",),

@@ -11,7 +11,8 @@ from typing import Any, get_args, get_type_hints
 from ruamel.yaml import YAML
 
 from model.templates import TEMPLATES, template_of
-from pipeline.params import build, set_values
+from pipeline.params import build
+from pipeline.set_params import set_values
 from pipeline.stages.finetune import Params
 
 ROOT = Path(__file__).parent.parent

@@ -55,7 +55,7 @@ def test_homegrown_commands_parse(command: str) -> None:
 @pytest.mark.slow
 def test_settings_named_in_the_readme_exist(tmp_path: Path) -> None:
     """`--set KEY=VALUE` and `--preset NAME`, as written in the README, are accepted by params.yaml as it is."""
-    from pipeline.params import set_values
+    from pipeline.set_params import set_values
 
     params = tmp_path / "params.yaml"
     for command in of("homegrown"):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.params import set_values
+from pipeline.set_params import set_values
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Training examples kept of each file in data/samples: enough to run every stage, too few to learn from.

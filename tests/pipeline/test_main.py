@@ -18,7 +18,8 @@ from filelock import FileLock
 
 from pipeline.__main__ import resolve
 from pipeline.dependencies import spelled
-from pipeline.params import load, set_values
+from pipeline.params import load
+from pipeline.set_params import set_values
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CANARY = "SECRET-CANARY-90210"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigurationError
-from pipeline.params import STAGES, load, set_values
+from pipeline.params import STAGES, load
+from pipeline.set_params import set_values
 
 OWN = Path(__file__).resolve().parents[2] / "params.yaml"
 # The repository's file with a few numbers that these tests count on, so that tuning it breaks none of them.

@@ -17,8 +17,9 @@ import pytest
 from pipeline import __main__ as stages
 from pipeline import processes
 from pipeline.errors import ConfigurationError
-from pipeline.params import Compute, set_values
+from pipeline.params import Compute
 from pipeline.processes import Wanted
+from pipeline.set_params import set_values
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ONE = Compute("cpu", 1, 30)
