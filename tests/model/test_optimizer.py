@@ -10,7 +10,7 @@ from torch import nn
 
 from model import hardware
 from model.gpt import GPT, GPTConfig
-from model.optimizer import Float32Muon, make_optimizers
+from model.optimizer import NUMBERS_AT_ONCE, Float32Muon, Muon, make_optimizers
 
 SETTINGS: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.9}
 
@@ -34,6 +34,28 @@ def test_in_float32_it_is_torch_s_own_to_bfloat16_s_rounding(shape: tuple[int, i
     _, theirs, their_momentum = moved(torch.optim.Muon, shape, 5)
     assert torch.equal(momentum, their_momentum)
     assert (ours - theirs).norm() < 0.03 * (ours - start).norm()
+
+
+@pytest.mark.parametrize("at_once", [1, 1000, 1 << 20])
+def test_stacked_it_is_torch_s_own(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices of one shape, of others, and one without a gradient, move as torch moves them one by one."""
+    monkeypatch.setitem(NUMBERS_AT_ONCE, "cpu", at_once)
+    shapes = [(48, 16), (16, 48), (48, 16), (32, 32), (48, 16), (16, 48)]
+
+    def after(kind: type[torch.optim.Muon]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        torch.manual_seed(0)
+        matrices = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+        optimizer = kind(matrices, **SETTINGS)
+        for _ in range(3):
+            for matrix in matrices[1:]:
+                matrix.grad = torch.randn(matrix.shape)
+            optimizer.step()
+        return [m.detach() for m in matrices], [optimizer.state[m]["momentum_buffer"] for m in matrices[1:]]
+
+    (ours, momenta), (theirs, their_momenta) = after(Muon), after(torch.optim.Muon)
+    assert torch.equal(ours[0], theirs[0])
+    assert all(map(torch.equal, momenta, their_momenta))
+    assert all(torch.allclose(mine, other, atol=1e-3) for mine, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(48, 16), (16, 48), (32, 32)])
@@ -62,7 +84,7 @@ def test_the_processor_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         return made["muon"]
 
     fast, slow = muon(True), muon(False)
-    assert type(fast) is torch.optim.Muon
+    assert type(fast) is Muon
     assert type(slow) is Float32Muon
     model.loss(torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long)).backward()
     fast.step()
