@@ -24,6 +24,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 PEERS = ("nanogpt", "transformers", "litgpt")
 OURS = "homegrown"
+OURS_ROTARY = "homegrown, rotary"
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,15 @@ def contender(
 ) -> Contender:
     """The one of this name; an update is made from as many batches as `accumulation` says.
 
-    Ours may be given windows of documents, so many tokens each, that are kept apart.
+    Ours may be given windows of documents, so many tokens each, that are kept apart, and with another name rotary
+    positions, as litgpt's has.
     """
     torch.manual_seed(seed)
-    if name == OURS:
-        return _ours(shape, precision, compiled, steps, optimizer, rate, seed, device, accumulation, document_tokens)
+    if name in (OURS, OURS_ROTARY):
+        rotary = name == OURS_ROTARY
+        return _ours(
+            shape, precision, compiled, steps, optimizer, rate, seed, device, accumulation, document_tokens, rotary
+        )
     model = {"nanogpt": NanoGPT, "transformers": _transformers, "litgpt": _litgpt}[name](shape).to(device)
     return _peer(model, precision, compiled, steps, rate, device, accumulation)
 
@@ -84,6 +89,7 @@ def _ours(
     device: str,
     accumulation: int,
     document_tokens: int,
+    rotary: bool,
 ) -> Contender:
     from model.batches import Batch
     from model.gpt import GPT, GPTConfig
@@ -97,7 +103,7 @@ def _ours(
             n_heads=shape.n_heads,
             d_model=shape.d_model,
             norm="layernorm",
-            positions="learned",
+            positions="rope" if rotary else "learned",
             mlp="gelu",
             qkv_bias=True,
             linear_bias=True,

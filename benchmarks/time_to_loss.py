@@ -2,7 +2,7 @@
 
 All train on the same windows in the same order, characters as tokens, and are scored on the same held-out windows
 after every tenth of the budget: bits per byte, for each seed. AdamW's rate is for each the best of three, chosen with
-the first seed; Muon runs at its default.
+the first seed; Muon runs at its default. Ours is of GPT-2's form, and once more with rotary positions, as litgpt's has.
 
     python benchmarks/time_to_loss.py ../shared/data/tinyshakespeare/input.txt
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers import OURS, OURS_ROTARY
 from record_run import RESULTS, git, hardware
 from training import fast_precision
 
@@ -74,13 +75,13 @@ def main() -> None:
     corpus = {"precision": fast_precision(), "vocab_size": len(alphabet), "train": ids[:cut], "validation": ids[cut:]}
     steps = arguments.tokens // (16 * 128) // LOOKS * LOOKS
     found: dict[str, Any] = {}
-    for name in ("homegrown", "nanogpt", "transformers", "litgpt"):
+    for name in (OURS, OURS_ROTARY, "nanogpt", "transformers", "litgpt"):
         tried = [learn(name, "adamw", rate, 0, corpus, steps) for rate in RATES]
         best = min(tried, key=lambda one: one["bits_per_byte"][-1])
         print(name, "adamw", best, flush=True)
         others = [learn(name, "adamw", best["rate"], seed, corpus, steps) for seed in range(1, arguments.seeds)]
         found[f"{name}, adamw"] = summary([best, *others])
-    runs = [learn("homegrown", "muon", MUON_RATE, seed, corpus, steps) for seed in range(arguments.seeds)]
+    runs = [learn(OURS, "muon", MUON_RATE, seed, corpus, steps) for seed in range(arguments.seeds)]
     found["homegrown, muon"] = summary(runs)
     best_peer = min(found[label]["final_mean"] for label in found if not label.startswith("homegrown"))
     curve = found["homegrown, muon"]["mean_curve"]
