@@ -142,6 +142,7 @@ def run_training(
     saved_at = time.monotonic()
     with _stop_requested(insistent=world.size == 1) as stop, CheckpointSaver(folder, fingerprint) as saver:
         for step in [] if looks.in_vain else train(model, batches, config, state):
+            clock.tick(step)
             if state.compiler_fault and step.step == steps_before + 1:
                 report.note(f"not compiled, for the compiler failed: {state.compiler_fault}")
             row: Row = {"step": step.step, "tokens_seen": step.tokens_seen, "learning_rate": step.learning_rate}
@@ -151,7 +152,7 @@ def run_training(
                 )
             else:
                 row["train_loss"] = step.loss
-            report.progress(step.step, config.steps, "steps", f"loss {step.loss:.3f} · {clock.pace(step)}")
+            report.progress(step.step, config.steps, "steps", f"loss {step.loss:.3f} · {clock.pace()}")
             finished = step.step == config.steps
             if finished or step.step % evaluate_every == 0:
                 with state.averaged_weights():
