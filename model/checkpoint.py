@@ -23,7 +23,8 @@ from types import TracebackType
 from typing import Any
 
 import safetensors
-from safetensors.torch import load_file, save
+import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from model import checkpoint_state
@@ -31,6 +32,7 @@ from model.checkpoint_state import Fingerprint
 from model.gpt import GPT, GPTConfig
 from model.outline import without_numbers
 from model.parallel import like, whole
+from model.tensor_file import write_tensors
 from model.training import TrainingState
 
 WEIGHTS = "model.safetensors"
@@ -66,22 +68,24 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training state at one moment, as the files to be."""
+    """A training state at one moment, copied."""
 
     step: int
-    files: dict[str, bytes]
+    tensors: dict[str, dict[str, Tensor]]
+    """By the file that they are for."""
+    record: bytes
+    """The file of all that is no tensor."""
 
 
 def snapshot(state: TrainingState, fingerprint: Fingerprint) -> Snapshot:
     """Copy everything that resuming needs; what happens to the state afterwards does not change the copy."""
-    extras = {**checkpoint_state.extras(state), **checkpoint_state.random_tensors(state)}
-    record = {**_record(state, fingerprint, [WEIGHTS, OPTIMIZER]), "random": checkpoint_state.random_numbers()}
-    files = {
-        WEIGHTS: save(_weights(state.model)),
-        OPTIMIZER: save({name: value.detach().cpu().contiguous() for name, value in extras.items()}),
-        STATE: _json(record),
+    tensors = {
+        WEIGHTS: {name: whole(value) for name, value in checkpoint_state.weights(state).items()},
+        OPTIMIZER: {**checkpoint_state.extras(state), **checkpoint_state.random_tensors(state)},
     }
-    return Snapshot(state.step, files)
+    record = {**_record(state, fingerprint, [WEIGHTS, OPTIMIZER]), "random": checkpoint_state.random_numbers()}
+    copies = {file: {name: _copy(value) for name, value in those.items()} for file, those in tensors.items()}
+    return Snapshot(state.step, copies, _json(record))
 
 
 def write(folder: Path, taken: Snapshot) -> Path:
@@ -95,9 +99,10 @@ def write(folder: Path, taken: Snapshot) -> Path:
     temporary = folder / f".{target.name}.partial"
     temporary.mkdir()
     try:
-        for name, content in taken.files.items():
-            _write_durably(temporary / name, content)
-        _seal(temporary, {name: hashlib.sha256(content).hexdigest() for name, content in taken.files.items()}, target)
+        for name, tensors in taken.tensors.items():
+            write_tensors(temporary / name, tensors)
+        _write_durably(temporary / STATE, taken.record)
+        _seal(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -223,7 +228,7 @@ def _save_sharded(folder: Path, state: TrainingState, fingerprint: Fingerprint) 
     if state.world.rank == 0:
         parts = sorted(path.name for path in temporary.iterdir())
         _write_durably(temporary / STATE, _json(_record(state, fingerprint, parts)))
-        _seal(temporary, {path.name: _digest(path, durable=True) for path in sorted(temporary.iterdir())}, target)
+        _seal(temporary, target)
         _prune(folder, target)
     state.world.wait()
     return target
@@ -232,7 +237,8 @@ def _save_sharded(folder: Path, state: TrainingState, fingerprint: Fingerprint) 
 def save_model(folder: Path, model: GPT) -> None:
     """Write the weights (float32 safetensors) and the configuration; the bytes depend on nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_durably(folder / WEIGHTS, save(_weights(model)))
+    weights = {name: whole(value.detach()).float().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_tensors(folder / WEIGHTS, weights)
     _write_durably(folder / CONFIG, _json(model.config.to_dict()))
     _sync_folder(folder)
 
@@ -250,10 +256,6 @@ def load_model(folder: Path) -> GPT:
         model = GPT(config)
     _load_weights(model, weights, folder)
     return model.eval()
-
-
-def _weights(model: GPT) -> dict[str, Tensor]:
-    return {name: whole(value.detach()).float().cpu().contiguous() for name, value in model.state_dict().items()}
 
 
 def _load_weights(model: GPT, weights: Mapping[str, Tensor], source: Path) -> None:
@@ -294,8 +296,9 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _seal(temporary: Path, digests: Mapping[str, str], target: Path) -> None:
-    """Write the list of digests, and give the folder its name."""
+def _seal(temporary: Path, target: Path) -> None:
+    """See that all files are on the disk, write the list of their digests, and give the folder its name."""
+    digests = {path.name: _digest(path, durable=True) for path in sorted(temporary.iterdir())}
     _write_durably(temporary / DIGESTS, _json(digests))
     _sync_folder(temporary)
     if target.exists():  # the same step again, after falling back to an older checkpoint
@@ -350,6 +353,10 @@ def _write_durably(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _sync_folder(folder: Path) -> None:

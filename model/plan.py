@@ -21,8 +21,6 @@ RUNTIME_BYTES = 150_000_000
 """The default run's peak on a CPU was 421 MB above where it began, of which 268 are accounted for otherwise."""
 ALLOCATED = 1.1
 """What the allocator takes for what is asked of it; fitted to measured peaks."""
-TAKEN_AGAIN = 0.5
-"""Share of what a step has freed that a checkpoint finds room in; fitted to measured peaks."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Memory:
     loss: int
     """A chunk of the logits, and the head's gradient while they are made."""
     checkpoint: int
-    """A copy of all that a checkpoint holds, written while training goes on, and what making it takes beside that."""
+    """A copy of all that a checkpoint holds, written while training goes on."""
     runtime: int
     """What torch and oneDNN load when they first compute."""
 
@@ -123,11 +121,10 @@ def training_memory(
 
     They are those of the first of the `processes`, which share the batch, and the model where it is `sharded`; of a
     model that each has, the first alone saves. `keeps_attention`: whether the attention weights are kept for the way
-    back, as model/softmax_attention.py decides. Of a GPU's memory a checkpoint takes none: `host_memory` says what it
-    takes instead.
+    back, as model/softmax_attention.py decides. Of a GPU's memory a checkpoint takes none.
 
-    Measured peaks of seven shapes, each step saved, lay between 0.93 and 1.13 of it, those of two processes between
-    1.01 and 1.14, `runtime` left out (one thread each, torch 2.13, Zen 5); tests/model/test_plan.py measures again.
+    Measured peaks of six shapes, each step saved, lay between 0.81 and 1.06 of it, `runtime` left out (one thread each,
+    torch 2.13, Zen 5); tests/model/test_plan.py measures again.
     """
     parts = parameters(config)
     D, T = config.d_model, context_length
@@ -156,8 +153,6 @@ def training_memory(
     activations = round(ALLOCATED * (config.n_layers * block + passing + 4 * M * D * size))
     loss = logits * (2 if bfloat16 else 1) * FLOAT32 + head * size
     saved = checkpoint_bytes(config, muon=muon, averaged=averaged) // cut
-    # safetensors makes the file in memory, and then a copy of it to give back.
-    copied = max(0, saved - round(TAKEN_AGAIN * (activations + loss)))
     weights, gradients = parts.total * FLOAT32 // cut, parts.total * FLOAT32 // cut
     if sharded:
         # The outermost part stays gathered from forward to backward, and two blocks are there at a time; both they and
@@ -171,7 +166,7 @@ def training_memory(
         # DistributedDataParallel averages them in buckets of its own.
         gradients += parts.total * 2 * bfloat16 + (parts.total * size if processes > 1 else 0)
     # At its end, each process puts a sharded model together.
-    checkpoint = max(saved + copied, FLOAT32 * parts.total if sharded else 0)
+    checkpoint = max(saved, FLOAT32 * parts.total if sharded else 0)
     return Memory(
         weights=weights,
         gradients=gradients,
@@ -184,18 +179,11 @@ def training_memory(
     )
 
 
-def host_memory(config: GPTConfig, *, muon: bool, averaged: bool) -> int:
-    """Bytes of the machine's own memory that saving a checkpoint from a GPU takes at its peak.
-
-    By then the weights are a file in memory; the optimizer's state and the weights' running mean lie there as they came
-    from the GPU, as a file, and as the copy of it that safetensors gives back.
-    """
-    weights = FLOAT32 * parameters(config).total
-    return weights + 3 * (checkpoint_bytes(config, muon=muon, averaged=averaged) - weights)
-
-
 def checkpoint_bytes(config: GPTConfig, *, muon: bool, averaged: bool) -> int:
-    """Bytes on disk of one checkpoint to resume from: float32 weights, their running mean, the optimizer's state."""
+    """Bytes of one checkpoint to resume from: float32 weights, their running mean, the optimizer's state.
+
+    So many on disk, and in the machine's memory, from the copy that is made at once until it is written.
+    """
     parts = parameters(config)
     matrices = parts.attention + parts.feed_forward if muon else 0
     return FLOAT32 * ((1 + averaged) * parts.total + 2 * (parts.total - matrices) + matrices)

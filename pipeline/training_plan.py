@@ -117,7 +117,7 @@ def make_plan(
     )
     # Of a model that each has, the first saves alone; the others too lay their weights aside to look at the mean.
     another = memory.total if sharded else memory.total - memory.checkpoint + memory.averaged
-    host_memory = plan.host_memory(config, muon=muon, averaged=averaged)
+    host_memory = plan.checkpoint_bytes(config, muon=muon, averaged=averaged)
     if sharded:  # each saves its part, and puts the whole model together at the end
         host_memory = over.processes * max(host_memory // in_all, plan.FLOAT32 * plan.parameters(config).total)
     parameters = plan.parameters(config)

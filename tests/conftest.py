@@ -85,3 +85,11 @@ def lend_prefect_tables(databases: Path) -> Callable[[Path], None]:
         shutil.copytree(databases / STATE / "prefect", project / STATE / "prefect")
 
     return lend
+
+
+@pytest.fixture(scope="session")
+def own_file_system() -> None:
+    """Skips where a test cannot mount a small file system that nobody else sees."""
+    probe = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=1m none /mnt"]
+    if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("this system does not allow a file system of one's own (unshare -rm)")

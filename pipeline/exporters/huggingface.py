@@ -17,8 +17,7 @@ CONFIG_FILE = "config.json"
 
 def write_model(model: GPT, folder: Path, *, end_of_text: int, labels: list[str]) -> None:
     """Write weights and configuration under Hugging Face's names; `labels` names a classifier's outputs."""
-    from safetensors.torch import save_file
-
+    from model.tensor_file import write_tensors
     from model.weights import to_huggingface
 
     weights, config = to_huggingface(model, end_id=end_of_text)
@@ -28,7 +27,8 @@ def write_model(model: GPT, folder: Path, *, end_of_text: int, labels: list[str]
             "label2id": {label: number for number, label in enumerate(labels)},
         }
     # transformers refuses a file that does not say who wrote its tensors.
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
+    contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
+    write_tensors(folder / WEIGHTS_FILE, contiguous, {"format": "pt"})
     _write_json(folder / CONFIG_FILE, config)
 
 

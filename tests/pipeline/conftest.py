@@ -236,11 +236,3 @@ def sha256_of() -> Callable[[Path], dict[str, str]]:
         return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
     return digests
-
-
-@pytest.fixture(scope="session")
-def own_file_system() -> None:
-    """Skips where a test cannot mount a small file system that nobody else sees."""
-    probe = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=1m none /mnt"]
-    if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
-        pytest.skip("this system does not allow a file system of one's own (unshare -rm)")
