@@ -5,7 +5,7 @@ So the order of the data, and what one step learns from, are the same on 1 proce
 
 - replicated (DDP): each process holds the whole model; gradients are averaged while the backward pass still runs.
 - sharded (FSDP2, `fully_shard`): each process holds a slice of every tensor and gathers a block when it is its turn.
-  Optimizers see slices too. AdamW is content with them; Muon's products need whole matrices, which DTensor gathers.
+  Optimizers see slices too. AdamW is content with them; Muon's products need whole matrices, and gather each once.
 """
 
 from __future__ import annotations
