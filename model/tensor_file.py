@@ -22,7 +22,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     try:
         save_file(dict(tensors), path, metadata)
     except safetensors.SafetensorError as error:
-        path.unlink()
+        path.unlink(missing_ok=True)
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
