@@ -26,7 +26,7 @@ from model.dropout import dropout
 from model.key_value_cache import KeyValueCache
 from model.outline import without_numbers
 from model.rotary import rotary_table, rotate
-from model.softmax_attention import Mask, attend, attention_mask
+from model.softmax_attention import NARROWEST_IN_BLOCKS, Mask, attend, attention_mask
 
 __all__ = ["GPT", "IGNORE", "GPTConfig", "KeyValueCache"]
 
@@ -204,7 +204,9 @@ class GPT(nn.Module):
         bits per byte after 490,000 tokens; the tied model, with a rate of 8e-3, reached 1.86 (one seed each).
         """
         super().__init__()
+        assert config.head_dim is not None
         self.config = config
+        self.in_blocks = config.head_dim >= NARROWEST_IN_BLOCKS  # whether a GPU can keep documents apart so
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         learned = config.positions == "learned"
         self.position_embedding = nn.Embedding(config.context_length, config.d_model) if learned else None
@@ -266,8 +268,8 @@ class GPT(nn.Module):
             rope = (cos, sin) if positions.dim() == 1 else (cos[:, None], sin[:, None])
         x_BTD = dropout(x_BTD, self.config.dropout, self.training)
         room = T if cache is None else cache.reserve(past + T)
-        weights_dropout = self.config.dropout if self.training else 0.0
-        mask = attention_mask(T, past, room if past else T, padding_B, documents_BT, x_BTD, weights_dropout)
+        in_blocks = self.in_blocks and not (self.training and self.config.dropout)
+        mask = attention_mask(T, past, room if past else T, padding_B, documents_BT, x_BTD, in_blocks)
         for block in self.blocks:
             x_BTD = block(x_BTD, rope, mask, cache)
         if cache is not None:

@@ -27,6 +27,8 @@ backward, one Zen 5 core, torch 2.13: 12 rows, 6 heads of 64, 256 tokens in bflo
 QUERIES_AT_ONCE = {torch.float32: 64, torch.bfloat16: 128}
 """A block's queries meet no keys behind its last one, which saves up to half of the work; smaller blocks save more of
 it, and their products are slower."""
+NARROWEST_IN_BLOCKS = 16
+"""The narrowest head that torch's FlexAttention takes on a GPU; it knows no dropout."""
 CACHED_LIMIT = 1024
 """The same for keys from a cache, as one block: they lie transposed, and the fused attention would copy them."""
 
@@ -180,20 +182,20 @@ def attention_mask(
     padding_B: Tensor | None,
     documents_BT: Tensor | None,
     like: Tensor,
-    dropout: float = 0.0,
+    in_blocks: bool = False,
 ) -> Mask | None:
     """What to add to the scores, (T, S) or (B, 1, T, S): 0 where a token may look, -inf where not.
 
     Of T new tokens after `past` cached ones, with S = `room` keys, filled or not; padding and documents as in
-    `GPT.forward`. None is the plain causal pattern, which `attend` knows itself. Where a GPU's code is compiled,
-    documents in bfloat16 without dropout are told as blocks.
+    `GPT.forward`. None is the plain causal pattern, which `attend` knows itself. Where it may be `in_blocks`, documents
+    in bfloat16 are told so to a GPU whose code is compiled.
     """
     if past == 0 and padding_B is None and documents_BT is None:
         return None
     # 32 rows of 1,024 tokens with 12 heads of 64, forward and backward, on one H200: 1.70 ms in bfloat16 for 1.91 with
     # the mask, but in float32 28 for 15 (torch 2.11).
     compiled_on_gpu = like.is_cuda and torch.compiler.is_compiling() and like.dtype != torch.float32
-    if compiled_on_gpu and documents_BT is not None and padding_B is None and not dropout:
+    if in_blocks and compiled_on_gpu and documents_BT is not None and padding_B is None:
         return document_blocks(documents_BT)
     query = torch.arange(past, past + T, device=like.device)[:, None]
     key = torch.arange(room, device=like.device)[None, :]
