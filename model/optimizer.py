@@ -79,8 +79,7 @@ class Muon(torch.optim.Muon):
     """torch's Muon and its state, but with the matrices of one shape stacked, and multiplied together.
 
     One by one, small matrices do not keep a processor busy. Those of the default model take two Zen 5 cores 5.9 ms for
-    12.8, and 72 of 8 × 8, of which the calls alone count, 0.8 for 3.6; at a width of 384 it is 180 for 188. On a GPU a
-    call costs more than many a product.
+    12.8, and 72 of 8 × 8, of which the calls alone count, 0.8 for 3.6; at a width of 384 it is 180 for 188.
     """
 
     products = torch.bfloat16

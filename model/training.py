@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch._functorch import config as compiler_settings
 
 from model.batches import Batch, mixed_bits
+from model.compiling import compile_if_it_pays, do_without_compiler, is_the_compilers
 from model.float8 import multiply_in_float8
 from model.freed_memory import keep_freed_memory
 from model.gpt import GPT
@@ -30,14 +30,12 @@ from model.hardware import (
     PRECISIONS,
     Compile,
     Precision,
-    choose_compile,
     choose_float32_products,
     choose_precision,
     device_for,
 )
 from model.optimizer import OPTIMIZERS, Optimizer, make_optimizers
 from model.parallel import ALONE, World, forget_gathered, replicated, shard, whole
-from model.plan import training_flops_per_token
 from model.ranges import require_ranges
 from model.schedule import SCHEDULES, Schedule, learning_rate_factor
 from model.spikes import SpikeWatch
@@ -142,10 +140,6 @@ class Diverged(RuntimeError):
 
     def __init__(self, found: str) -> None:
         super().__init__(f"{found}; lower the learning rate or look at the data")
-
-
-class CannotCompile(RuntimeError):
-    """Compiling was asked for, and the compiler fails."""
 
 
 class TrainingState:
@@ -287,13 +281,13 @@ def take_step(state: TrainingState, batches: Callable[[int], Batch]) -> Step:
     config, world = state.config, state.world
     first = state.step * config.gradient_accumulation
     micro_batches = [batches(first + i) for i in range(config.gradient_accumulation)]
-    newly_compiled = _compile_if_it_pays(state, micro_batches)
+    newly_compiled = compile_if_it_pays(state, micro_batches)
     try:
         total = _add_gradients(state, micro_batches)
     except RuntimeError as error:
-        if not (newly_compiled and _is_the_compilers(error)):
+        if not (newly_compiled and is_the_compilers(error)):
             raise
-        _do_without_compiler(state, error)
+        do_without_compiler(state, error)
         total = _add_gradients(state, micro_batches)
     factor = learning_rate_factor(
         state.step,
@@ -354,53 +348,6 @@ def _add_gradients(state: TrainingState, micro_batches: list[Batch]) -> Tensor:
         state.collect_gradients()
         total += loss.detach()
     return total
-
-
-def _compile_if_it_pays(state: TrainingState, micro_batches: list[Batch]) -> bool:
-    """Compile the model before its first step, if that is asked for or the whole run is long enough; whether it did.
-
-    The compiler itself runs when the loss is first computed.
-    """
-    if state.compiled or state.compiler_fault or state.config.compile is False:
-        return False
-    tokens_per_step = sum(batch.ids_BT.numel() for batch in micro_batches)
-    shape = state.model.config
-    flops = training_flops_per_token(shape, shape.context_length) * tokens_per_step * state.config.steps
-    if choose_compile(state.config.compile, state.device, flops, state.model.config.dropout > 0):
-        # Or nothing that is compiled would be found again by a later process: the loss is an autograd function of ours.
-        # Its two passes are traced like the rest, and are part of the key (tests/model/test_compiled.py).
-        compiler_settings.autograd_cache_allow_custom_autograd_functions = True
-        # On a CPU, activations that are cheap to make are made again for the backward pass, whether or not they must be
-        # written down there: of 6 × 384 that takes 1 % of the time and saves 8 % of the memory.
-        compiler_settings.ban_recompute_materialized_backward = state.device.type != "cpu"
-        if state.world.sharded:
-            state.fast_model.compile()
-        else:  # with the loss, whose many passes over the logits become two
-            state.fast_model.loss = torch.compile(state.fast_model.loss)  # type: ignore[method-assign]
-        state.compiled = True
-    return state.compiled
-
-
-def _is_the_compilers(error: RuntimeError) -> bool:
-    from torch._dynamo.exc import TorchDynamoException  # torch.compile has loaded it; others need not
-
-    return isinstance(error, TorchDynamoException)
-
-
-def _do_without_compiler(state: TrainingState, error: RuntimeError) -> None:
-    """Put back what was to be compiled, before anything has moved; CannotCompile where it was asked for."""
-    fault = str(error).split("\n", 1)[0]
-    if state.config.compile is True:
-        raise CannotCompile(
-            f"compile is true, but the compiler failed ({fault}); mend it (a CPU needs g++ or clang++), or set compile "
-            "to auto"
-        ) from error
-    state.compiler_fault, state.compiled = fault, False
-    if state.world.sharded:
-        state.fast_model._compiled_call_impl = None
-    else:
-        del state.fast_model.loss
-    state.fast_model.zero_grad()
 
 
 def freeze(model: GPT, trainable: Trainable) -> None:

@@ -50,7 +50,8 @@ def model_errors(where: str) -> Iterator[None]:
     A wrong setting 64, bad data 65, a compiler that fails 69, altered bytes 77.
     """
     from model.checkpoint import CheckpointMismatch, CorruptCheckpoint
-    from model.training import CannotCompile, Diverged
+    from model.compiling import CannotCompile
+    from model.training import Diverged
 
     try:
         yield
