@@ -7,6 +7,7 @@ inputs × outputs (its Conv1D), and query, key and value in one matrix: those ar
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from model.huggingface_config import (
 from model.outline import without_numbers
 
 StateDict = dict[str, Tensor]
-
+WORD_TENSORS = ("token_embedding.weight", "head.weight")
+"""The tensors that have a row for each word of the vocabulary."""
 
 LLAMA_NAMES = {
     "token_embedding.weight": "model.embed_tokens.weight",
@@ -136,15 +138,19 @@ def from_huggingface(state_dict: StateDict, config_dict: dict[str, Any]) -> GPT:
     return model.eval()
 
 
-def cut_to(model: GPT, config: GPTConfig) -> GPT:
+def cut_to(model: GPT, config: GPTConfig, words: Sequence[int | None] | None = None) -> GPT:
     """The same weights under `config`, which may have fewer words, fewer positions and another dropout.
 
     A vocabulary is often padded, and words beyond the tokenizer's are never met; learned positions beyond the context
-    neither. Raises WeightsMismatch, naming tensor and shapes, for anything that the model has less of.
+    neither. `words` says which of the model's words each of the new ones is, where the ids are not the same; one that
+    the model lacks (None) gets the mean of the others. Raises WeightsMismatch, naming tensor and shapes, for anything
+    that the model has less of.
     """
     with without_numbers():
         cut = GPT(config)
     given = model.state_dict()
+    if words is not None:
+        given |= {name: _renumbered(name, given[name], words) for name in WORD_TENSORS if name in given}
     ours: StateDict = {}
     for name, wanted in cut.state_dict().items():
         value = given.get(name)
@@ -157,6 +163,18 @@ def cut_to(model: GPT, config: GPTConfig) -> GPT:
     cut.load_state_dict(ours, assign=True)
     cut.requires_grad_(True)
     return cut
+
+
+def _renumbered(name: str, value: Tensor, words: Sequence[int | None]) -> Tensor:
+    """A row of `value` for each of `words`, which are numbers of its rows; the mean of those for None."""
+    known = torch.tensor([word for word in words if word is not None])
+    if int(known.max()) >= len(value):
+        raise WeightsMismatch(f"tensor {name} should have more than {int(known.max())} rows, found {len(value)}")
+    is_known = torch.tensor([word is not None for word in words])
+    rows = value.new_empty(len(words), value.shape[1])
+    rows[is_known] = value[known]
+    rows[~is_known] = value[known].float().mean(0).to(value.dtype)
+    return rows
 
 
 def _take(given: StateDict, name: str, shape: tuple[int, ...], config: GPTConfig, family: Family) -> Tensor:

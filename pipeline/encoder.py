@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import unicodedata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ import numpy.typing as npt
 
 from pipeline import encodings
 from pipeline.encodings import END_OF_TEXT, Pattern
+from pipeline.tokenizer_json import write_tokenizer_json
 
 _GIGATOKEN_NAMES: dict[Pattern, str] = {"gpt2": "gpt2", "cl100k": "gpt4", "o200k": "o200k"}
+_READ_AS_JSON: frozenset[Pattern] = frozenset({"qwen2"})
+"""A pattern that gigatoken knows in a tokenizer.json only."""
 # gigatoken 0.10 remembers every piece of text that it has met, without end. Beginning anew after so much text bounds
 # that: to 180 MB where every tenth word is a new one, to a few MB in prose. Each beginning costs 0.06 to 0.1 s, for
 # GPT-2's ranks and the common words.
@@ -38,6 +42,7 @@ class Encoder:
         self._pattern = encodings.pattern_of(ranks)
         self.encoding = encodings.load_encoding(ranks)
         self.note = ""
+        self._as_json: TemporaryDirectory[str] | None = None
         self._fast = self._open() if fast else None
         self._bytes_since_open = 0
         self._known: npt.NDArray[np.bool_] | None = None
@@ -62,11 +67,26 @@ class Encoder:
         except ImportError:
             self.note = "gigatoken is not installed, so tiktoken does the work, more slowly"
             return None
-        if self._pattern not in _GIGATOKEN_NAMES:
+        if self._pattern not in _GIGATOKEN_NAMES and self._pattern not in _READ_AS_JSON:
             self.note = f"gigatoken does not split text as {self._pattern} does, so tiktoken does the work, more slowly"
             return None
         # Without special tokens of its own it takes <|endoftext|> in a text for text.
-        return BPETokenizer.from_tiktoken(self._ranks, _GIGATOKEN_NAMES[self._pattern], {})
+        if self._pattern in _GIGATOKEN_NAMES and self._as_json is None:
+            try:
+                return BPETokenizer.from_tiktoken(self._ranks, _GIGATOKEN_NAMES[self._pattern], {})
+            except BaseException as error:
+                # It panics, for which there is no other class, over a token that no merge makes (a few of Llama 3's).
+                if type(error).__name__ != "PanicException":
+                    raise
+        return BPETokenizer.from_hf(str(self._tokenizer_json()))
+
+    def _tokenizer_json(self) -> Path:
+        """The vocabulary as a tokenizer.json, which can say that a whole piece is looked up; kept for the next time."""
+        if self._as_json is None:
+            self._as_json = TemporaryDirectory(prefix="homegrown-")
+            ranks = encodings.read_ranks(self._ranks)
+            write_tokenizer_json(ranks, Path(self._as_json.name, "tokenizer.json"), self._pattern, special=False)
+        return Path(self._as_json.name, "tokenizer.json")
 
     def _agrees(self, texts: list[str]) -> bool:
         return all(np.array_equal(self(text.encode()), encodings.encode(self.encoding, text)) for text in texts)

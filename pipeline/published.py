@@ -22,7 +22,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SENTENCEPIECE_FILE = "tokenizer.model"
-VOCABULARY_FILES = ("tokenizer.json", "vocab.bpe", "merges.txt")
+TOKENIZER_FILE = "tokenizer.json"
+VOCABULARY_FILES = (TOKENIZER_FILE, "vocab.bpe", "merges.txt")
 
 
 def require_digest(folder: Path, expected: str | None, setting: str = "pretrain.init_from_sha256") -> None:
@@ -58,7 +59,10 @@ def published_config(folder: Path) -> GPTConfig:
 
 
 def published_model(folder: Path, config: GPTConfig) -> GPT:
-    """The folder's model, cut to the vocabulary and context of `config`; a wrong tensor is refused by name, shape."""
+    """The folder's model with our ids, cut to the vocabulary and context of `config`.
+
+    A wrong tensor is refused by its name and shape.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -72,7 +76,7 @@ def published_model(folder: Path, config: GPTConfig) -> GPT:
         except SafetensorError as error:
             raise IntegrityError(f"{path}: not a safetensors file ({error})") from error
     try:
-        return cut_to(from_huggingface(weights, _json(folder / CONFIG_FILE)), config)
+        return cut_to(from_huggingface(weights, _json(folder / CONFIG_FILE)), config, renumbered_words(folder))
     except WeightsMismatch as error:
         raise ConfigurationError(f"{folder}: {error}") from error
 
@@ -89,6 +93,16 @@ def published_encoding(folder: Path) -> encodings.Encoding | None:
             "tokenize.ranks is its vocabulary"
         )
     return None
+
+
+def renumbered_words(folder: Path) -> list[int | None] | None:
+    """For each of our ids the published one, None for a byte that has none. None where all ids are the same."""
+    from pipeline.tokenizer_json import read_tokenizer_json
+
+    if not (folder / TOKENIZER_FILE).is_file():
+        return None
+    vocabulary = read_tokenizer_json(folder / TOKENIZER_FILE)
+    return vocabulary.theirs if vocabulary.is_renumbered else None
 
 
 def require_vocabulary(folder: Path, tokens: encodings.Encoding) -> None:

@@ -21,7 +21,13 @@ from pipeline.manifest import Manifest, commit, verify
 from pipeline.params import Compute
 from pipeline.pictures import draw_curves
 from pipeline.processor import processor
-from pipeline.published import published_config, published_model, require_digest, require_vocabulary
+from pipeline.published import (
+    published_config,
+    published_model,
+    renumbered_words,
+    require_digest,
+    require_vocabulary,
+)
 from pipeline.report import Report
 from pipeline.shards import map_split, read_index
 from pipeline.tables import write_csv
@@ -283,9 +289,11 @@ def model_config(params: Params, vocab_size: int) -> GPTConfig:
 
     if params.init_from is not None:
         theirs = published_config(Path(params.init_from))
-        if vocab_size > theirs.vocab_size:
+        renumbered = renumbered_words(Path(params.init_from))
+        known = theirs.vocab_size if renumbered is None else len(renumbered)
+        if vocab_size > known:
             raise ConfigurationError(
-                f"pretrain.init_from: {params.init_from} knows {theirs.vocab_size:,} words, but the tokens have "
+                f"pretrain.init_from: {params.init_from} knows {known:,} words, but the tokens have "
                 f"{vocab_size:,}; set tokenize.ranks to the vocabulary of that folder"
             )
         if theirs.positions == "learned" and params.context_length > theirs.context_length:

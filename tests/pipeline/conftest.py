@@ -180,6 +180,27 @@ def fresh(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
+def smollm_like() -> Callable[[Path], Path]:
+    """Writes a tokenizer.json made as SmolLM2's was: special tokens first, and no token for bytes it never met."""
+    tokenizers = pytest.importorskip("tokenizers")
+
+    def write(folder: Path) -> Path:
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+        digits = tokenizers.pre_tokenizers.Digits(individual_digits=True)
+        byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([digits, byte_level])
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        special = ["<|endoftext|>", "<|im_start|>"]
+        trainer = tokenizers.trainers.BpeTrainer(vocab_size=80, special_tokens=special, show_progress=False)
+        texts = ["the cat sat on the mat, the cat's mat: 1234567890\n\nthe cats, a red bat and a good dog"] * 9
+        tokenizer.train_from_iterator(texts, trainer)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        return folder / "tokenizer.json"
+
+    return write
+
+
+@pytest.fixture
 def on_a_ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Compute], Compute]]:
     """Where to compute, moved to a Ray cluster of two nodes on this machine; skips where ray is not installed."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

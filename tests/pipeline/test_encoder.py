@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 from pipeline import encodings
 from pipeline.encoder import Encoder, adversarial_sample
 from pipeline.errors import DataError
+from pipeline.tokenizer_json import merges
 
 END = encodings.END_OF_TEXT
 
 
-@pytest.fixture(scope="module", params=["gpt2", "cl100k", "o200k"])
+@pytest.fixture(scope="module", params=["gpt2", "cl100k", "o200k", "qwen2"])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vocabulary trained on the adversarial sample, so that its merges reach into the odd corners."""
     path = tmp_path_factory.mktemp(request.param) / "own.tiktoken"
@@ -31,6 +33,11 @@ def encoder(ranks: Path) -> Encoder:
     return Encoder(ranks)
 
 
+def as_read(encoder: Encoder, text: str) -> str:
+    """The text that the ids stand for: with Qwen's pattern it is brought to NFC."""
+    return unicodedata.normalize("NFC", text) if encoder.encoding._pat_str in encodings.COMPOSING else text
+
+
 def test_the_fast_encoder_is_in_use(encoder: Encoder) -> None:
     """It passes its own check on every pattern."""
     assert (encoder.note, encoder._fast is not None) == ("", True)
@@ -41,8 +48,8 @@ def test_the_fast_encoder_is_in_use(encoder: Encoder) -> None:
 def test_ids_are_the_references(encoder: Encoder, text: str) -> None:
     """Any text has the ids that tiktoken gives, and decodes to itself."""
     ids = encoder(text.encode()).tolist()
-    assert ids == encoder.encoding.encode_ordinary(text)
-    assert encoder.encoding.decode(ids) == text
+    assert ids == encodings.encode(encoder.encoding, text).tolist()
+    assert encoder.encoding.decode(ids) == as_read(encoder, text)
 
 
 def test_special_tokens_in_a_text_are_text(encoder: Encoder) -> None:
@@ -70,6 +77,19 @@ def test_without_the_fast_encoder_too_much_white_space_is_an_error_of_ours(ranks
     if encodings.pattern_of(ranks) == "gpt2":
         with pytest.raises(DataError, match="a million white-space characters"):
             Encoder(ranks, fast=False)((" " * 3_000_000 + "x").encode())
+
+
+def test_a_token_that_no_merge_makes_is_found(tmp_path: Path) -> None:
+    """As in Llama 3's vocabulary, whose 588 such tokens gigatoken does not read from a ranks file, but otherwise."""
+    ranks = encodings.train_ranks(adversarial_sample() * 3, 700, "cl100k")
+    ranks |= {b" zebra": len(ranks), b"zyzzyva": len(ranks) + 1}
+    assert len(merges(ranks)) == len(ranks) - 258
+    encodings.write_ranks(ranks, tmp_path / "own.tiktoken", "cl100k")
+    encoder = Encoder(tmp_path / "own.tiktoken")
+    assert (encoder.note, encoder._fast is not None) == ("", True)
+    for text in (" zebra", "a zebra, zebras zebra", "zyzzyva zyzzyvas", END):
+        assert encoder(text.encode()).tolist() == encoder.encoding.encode_ordinary(text)
+    assert encoder(b"a zebra").tolist()[-1] == ranks[b" zebra"]
 
 
 def test_an_encoder_that_differs_is_not_used(ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:

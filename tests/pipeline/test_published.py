@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.published import (
     published_model,
     require_digest,
 )
+from pipeline.tokenizer_json import read_tokenizer_json
 
 SMALL: dict[str, Any] = {"n_layers": 1, "n_heads": 2, "d_model": 32}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -85,6 +87,32 @@ def test_published_weights_are_fine_tuned_as_they_are(project: Any) -> None:
     assert project.manifest("checkpoints/spam").inputs["start"] == project.manifest("checkpoints/base").digest
     with pytest.raises(ConfigurationError, match="steps must be at least 1"):
         project.run("pretrain", steps=0)
+
+
+def test_weights_follow_a_vocabulary_whose_special_tokens_come_first(
+    project: Any, smollm_like: Callable[[Path], Path]
+) -> None:
+    """SmolLM2's way: with our ids in and out, the published model says what it says with its own.
+
+    A byte that it has no token for starts as the mean of all words.
+    """
+    folder = project.root / "published"
+    model = publish(folder, None, "llama", vocab_size=80)
+    theirs = read_tokenizer_json(smollm_like(folder)).theirs
+    assert len(theirs) > 80
+    project.run("tokenize", ranks=str(folder / "tokenizer.json"))
+    project.run("pretrain", **FROM_FOLDER, init_from_sha256=digest_of_model(folder), steps=0)
+    base = load_model(project.path("checkpoints/base")).eval()
+    assert base.config.vocab_size == len(theirs)
+    known = [ours for ours, id_ in enumerate(theirs) if id_ is not None]
+    published = torch.tensor([id_ for id_ in theirs if id_ is not None])
+    ids = torch.randint(0, len(known), (2, 16))
+    with torch.no_grad():
+        said, expected = base.logits(base(torch.tensor(known)[ids])), model.logits(model.eval()(published[ids]))
+    torch.testing.assert_close(said[..., known], expected[..., published])
+    new = [ours for ours, id_ in enumerate(theirs) if id_ is None]
+    mean = model.token_embedding.weight[published].mean(0)
+    torch.testing.assert_close(base.token_embedding.weight[new], mean.expand(len(new), -1))
 
 
 def test_the_digest_must_be_in_the_params(project: Any) -> None:

@@ -35,6 +35,14 @@ def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     return path
 
 
+def with_another_end(content: dict[str, Any]) -> dict[str, Any]:
+    """The file's model, after its one special token was given another name than the pipeline's."""
+    content["added_tokens"][0]["content"] = "<s>"
+    model: dict[str, Any] = content["model"]
+    model["vocab"]["<s>"] = model["vocab"].pop("<|endoftext|>")
+    return model
+
+
 def test_ids_are_those_of_the_tokenizers_library(published: Path) -> None:
     """Ranks read from the file encode ordinary text as the library does with the file itself."""
     tokenizers = pytest.importorskip("tokenizers")
@@ -54,8 +62,9 @@ def test_another_split_pattern_is_found(published: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, byte_level]}
 
-    ranks, pattern = read_tokenizer_json(changed(published, change))
-    assert (len(ranks), pattern) == (267, r"\p{L}+|\s+")
+    vocabulary = read_tokenizer_json(changed(published, change))
+    assert (len(vocabulary.ranks), vocabulary.pattern) == (267, r"\p{L}+|\s+")
+    assert vocabulary.theirs == [*range(268)] and not vocabulary.is_renumbered
 
 
 def test_digits_one_by_one_give_the_librarys_ids(published: Path) -> None:
@@ -87,6 +96,30 @@ def test_digits_one_by_one_give_the_librarys_ids(published: Path) -> None:
     ]
 
 
+def test_special_tokens_may_come_first(tmp_path: Path, smollm_like: Callable[[Path], Path]) -> None:
+    """As in SmolLM2's file: our ids are others, and `theirs` leads back; bytes it has no token for get one at the end.
+
+    Its own library drops them; every other text gives its ids.
+    """
+    tokenizers = pytest.importorskip("tokenizers")
+    path = smollm_like(tmp_path)
+    library = tokenizers.Tokenizer.from_file(str(path))
+    vocabulary, ours = read_tokenizer_json(path), encodings.load_encoding(path)
+    n_theirs = library.get_vocab_size()
+    unknown = [token for token, rank in vocabulary.ranks.items() if vocabulary.theirs[rank] is None]
+    assert unknown and all(len(token) == 1 for token in unknown)
+    assert sorted(vocabulary.ranks[token] for token in unknown) == [*range(n_theirs - 2, ours.eot_token)]
+    assert vocabulary.is_renumbered and vocabulary.theirs[ours.eot_token] == library.token_to_id("<|endoftext|>") == 0
+    known = [id_ for id_ in vocabulary.theirs if id_ is not None]
+    assert sorted(known) == [0, *range(2, n_theirs)]  # <|im_start|> is left out
+
+    for text in ["the cat sat", "the  mat's 1234 cats\n\n", ""]:
+        ids = encodings.encode(ours, text).tolist()
+        assert [vocabulary.theirs[id_] for id_ in ids] == library.encode(text).ids
+    text = "a cat \x04 東京"
+    assert ours.decode(encodings.encode(ours, text).tolist()) == text != library.decode(library.encode(text).ids)
+
+
 def test_an_accent_after_its_letter_is_read_as_qwen_reads_it(tmp_path: Path) -> None:
     """Qwen's tokenizer brings text to NFC: a letter and its accent, a Hangul syllable in parts, give its library's ids.
 
@@ -114,7 +147,9 @@ def test_an_accent_after_its_letter_is_read_as_qwen_reads_it(tmp_path: Path) -> 
         (lambda c: c["model"].update(byte_fallback=True), "SentencePiece's kind of BPE"),
         (lambda c: c["model"].update(type="Unigram"), "of the type Unigram"),
         (lambda c: c["model"]["vocab"].update({"▁the": 267}), "spells no byte"),
-        (lambda c: c["model"]["vocab"].pop("!"), "do not count 0, 1, 2"),
+        (lambda c: with_another_end(c)["vocab"].pop("!"), "do not count 0, 1, 2"),
+        (lambda c: c["model"]["vocab"].update({"cats": 300}), "1 tokens are made by no merge"),
+        (lambda c: c["added_tokens"].append({"id": 300, "content": "  "}), "takes '  ' out of a text"),
         (lambda c: c["model"]["merges"].reverse(), "not in one order"),
         (lambda c: c.update(normalizer={"type": "Lowercase"}), "changed before it is split"),
         (lambda c: c.update(normalizer={"type": "NFC"}), "NFC is known with the pattern of qwen2, and with no other"),

@@ -12,8 +12,9 @@ from model.conversations import Turn, encode_turns
 from model.templates import PLAIN, TEMPLATES, PromptTemplate
 from pipeline import encodings
 from pipeline.encoder import adversarial_sample
-from pipeline.exporters.huggingface import merges, write_tokenizer
+from pipeline.exporters.huggingface import write_tokenizer
 from pipeline.loaded_model import load
+from pipeline.tokenizer_json import merges
 
 TEXTS = [
     "The cat sleeps in the barn, café 🌍 barn.",
@@ -97,11 +98,23 @@ def test_merges_are_found_again_from_ranks() -> None:
     assert merges(ranks) == [(b"a", b"b"), (b"ab", b"c"), (b"ab", b"ab"), (b"ab", b"abc")]
 
 
-def test_a_token_that_no_merge_reaches_is_refused() -> None:
-    """Ranks in which a token's parts are missing cannot be written as merges."""
-    ranks = {bytes([byte]): byte for byte in range(256)} | {b"abc": 256}
-    with pytest.raises(ValueError, match="the token of rank 256 cannot be reached by merges of lower rank"):
-        merges(ranks)
+def test_a_token_that_no_merge_reaches_is_found_as_a_whole_piece(tmp_path: Path) -> None:
+    """As 588 of Llama 3's: tiktoken finds one only where a piece of text is it, and so does tokenizer.json.
+
+    A token that only a later one's merge reaches ("wxy" over "wx") has its pair all the same.
+    """
+    from tokenizers import Tokenizer
+
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"wxy": 256, b"wx": 257, b" ab": 258, b" abcd": 259}
+    ranks |= {b" a": 260}
+    assert merges(ranks) == [(b"wx", b"y"), (b"w", b"x"), (b" a", b"b"), (b" ", b"a")]
+    write_tokenizer(ranks, tmp_path, context_length=8)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    encoding = encodings.encoding_of(ranks)
+    for text in (" abcd abcde", "abcd", "wxy wxyz xwxy", " ab aba"):
+        assert tokenizer.encode(text).ids == encodings.encode(encoding, text).tolist()
+    assert 259 in tokenizer.encode(" abcd").ids
+    assert encodings.read_ranks(tmp_path / "tokenizer.json") == ranks
 
 
 def test_writing_twice_gives_equal_bytes(tmp_path: Path) -> None:
