@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from pipeline import encodings
 from pipeline.encodings import END_OF_TEXT, Pattern
+from pipeline.manifest import sha256_file
 from pipeline.tokenizer_json import write_tokenizer_json
 
 _GIGATOKEN_NAMES: dict[Pattern, str] = {"gpt2": "gpt2", "cl100k": "gpt4", "o200k": "o200k"}
@@ -70,12 +71,13 @@ class Encoder:
         if self._pattern not in _GIGATOKEN_NAMES and self._pattern not in _READ_AS_JSON:
             self.note = f"gigatoken does not split text as {self._pattern} does, so tiktoken does the work, more slowly"
             return None
-        # Without special tokens of its own it takes <|endoftext|> in a text for text.
-        if self._pattern in _GIGATOKEN_NAMES and self._as_json is None:
+        by_name = self._pattern in _GIGATOKEN_NAMES and self._as_json is None
+        if by_name and sha256_file(self._ranks) != encodings.LLAMA_3:
             try:
+                # Without special tokens of its own it takes <|endoftext|> in a text for text.
                 return BPETokenizer.from_tiktoken(self._ranks, _GIGATOKEN_NAMES[self._pattern], {})
             except BaseException as error:
-                # It panics, for which there is no other class, over a token that no merge makes (a few of Llama 3's).
+                # It panics, aloud and under no other class, over a token that no merge makes, as Llama 3 has some.
                 if type(error).__name__ != "PanicException":
                     raise
         return BPETokenizer.from_hf(str(self._tokenizer_json()))

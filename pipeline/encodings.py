@@ -49,13 +49,14 @@ PATTERNS: dict[Pattern, str] = {
 GPT2_PATTERN = PATTERNS["gpt2"]
 COMPOSING = frozenset({PATTERNS["qwen2"]})
 """The patterns whose publishers bring a text to Unicode NFC before they split it."""
+LLAMA_3 = "82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55"
 # sha256 of the ranks files that OpenAI publishes, as tiktoken's openai_public.py checks them, and of Llama 3's, as Meta
 # publishes it with the weights and in the package llama-models.
 PUBLISHED: dict[str, Pattern] = {
     "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": "gpt2",  # r50k_base
     "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7": "cl100k",  # cl100k_base
     "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d": "o200k",  # o200k_base
-    "82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55": "cl100k",  # Llama 3's tokenizer.model
+    LLAMA_3: "cl100k",  # tokenizer.model
 }
 BYTES = 256
 _PATTERN_SUFFIX = ".pattern"
