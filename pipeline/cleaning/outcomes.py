@@ -13,11 +13,13 @@ from pipeline.cleaning.examination import Examination, Examined
 from pipeline.cleaning.rejections import Change
 from pipeline.cleaning.tally import Tally
 from pipeline.columns import from_bytes, table_of, to_bytes
+from pipeline.documents import Message
 
 _SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
         pa.field("n_bytes", pa.int64(), nullable=False),
         pa.field("n_characters", pa.int64(), nullable=False),
         pa.field("spelled", pa.binary(), nullable=False),
@@ -36,9 +38,9 @@ class Outcome:
     """What the rules found of the records of a part, each on its own."""
 
     rows: pa.Table
-    """A row for each record, in order: its id and source; of its cleaned text the sizes, the sha256 and the bands of
-    near-duplicates; of its texts in our spelling the digests; whether it stands, and the reason to drop it or
-    nothing."""
+    """A row for each record, in order: its id and source, and of a message its label; of its cleaned text the sizes,
+    the sha256 and the bands of near-duplicates; of its texts in our spelling the digests; whether it stands, and the
+    reason to drop it or nothing."""
     tallies: dict[str, Tally]
     changes: list[Change]
     failing: dict[str, int]
@@ -51,6 +53,7 @@ class Outcome:
         columns = [
             [verdict.record.id for verdict in verdicts],
             [rules.source_of(verdict.record) for verdict in verdicts],
+            [verdict.record.label if isinstance(verdict.record, Message) else "" for verdict in verdicts],
             [len(text) for text in texts],
             [len(verdict.text) for verdict in verdicts],
             examined.spelled,

@@ -6,7 +6,9 @@ column in each; in memory is one column at a time with the order of its values, 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ import numpy.typing as npt
 from pipeline.cleaning.near_duplicates import BANDS, BYTES_PER_DOCUMENT, clusters
 from pipeline.cleaning.outcomes import Outcome, Repeats
 
-_IDS, _DIGESTS, _HEADS, _STANDS, _STAYS = "ids", "digests", "heads", "stands", "stays"
-_DIGEST_BYTES, _HEAD_BYTES = 32, 8
+_IDS, _LABELS, _DIGESTS, _HEADS, _STANDS, _STAYS = "ids", "labels", "digests", "heads", "stands", "stays"
+_DIGEST_BYTES, _HEAD_BYTES, _LABEL_BYTES = 32, 8, 8
 _UNLIKE_ANY = bytes(BYTES_PER_DOCUMENT)
 
 Places = npt.NDArray[np.int64]
@@ -48,6 +50,7 @@ class RepeatFinder:
         rows = outcome.rows
         digests = rows["digest"].to_pylist()
         self._append(_IDS, bytes.fromhex("".join(rows["id"].to_pylist())))
+        self._append(_LABELS, b"".join(map(_digest_of_label, rows["label"].to_pylist())))
         self._append(_DIGESTS, b"".join(digests))
         self._append(_HEADS, b"".join([digest[:_HEAD_BYTES] for digest in digests]))
         self._append(_STANDS, bytes(rows["stands"].to_pylist()))
@@ -94,16 +97,18 @@ class RepeatFinder:
         return Pairs(places, firsts[places])
 
     def repeats_of(self, part: int, pairs: Pairs, said: str) -> Repeats:
-        """The rows of a part that are among the pairs, each with a reason: what is `said`, and the id of the first."""
+        """The rows of a part that are among the pairs, each with a reason: what is `said`, and the id of the first.
+
+        The reason says so where the two have not the same label: which one is right nobody but a person can know.
+        """
         start, end = self._starts[part : part + 2]
         own = slice(*np.searchsorted(pairs.places, [start, end]))
-        return dict(
-            zip(
-                (pairs.places[own] - start).tolist(),
-                [f"{said} {first}" for first in self._named(pairs.firsts[own])],
-                strict=True,
-            )
-        )
+        places, firsts = pairs.places[own], pairs.firsts[own]
+        differ = (self._wide(_LABELS, places) != self._wide(_LABELS, firsts)).any(axis=1).tolist()
+        return {
+            row: f"{said}{' with another label' if differs else ''} of {first}"
+            for row, differs, first in zip((places - start).tolist(), differ, self._named(firsts), strict=True)
+        }
 
     def groups(self, near: Pairs) -> list[tuple[str, str]]:
         """For each record of the pairs its id, and the sha256 of the text of the first one of its group."""
@@ -119,12 +124,18 @@ class RepeatFinder:
 
     def _wide(self, name: str, places: Places) -> npt.NDArray[np.uint8]:
         """Some values of a column of digests, read where they lie."""
+        width = _LABEL_BYTES if name == _LABELS else _DIGEST_BYTES
         if not len(places):
-            return np.zeros((0, _DIGEST_BYTES), np.uint8)
-        return np.memmap(self._folder / name, np.uint8, "r").reshape(-1, _DIGEST_BYTES)[places]
+            return np.zeros((0, width), np.uint8)
+        return np.memmap(self._folder / name, np.uint8, "r").reshape(-1, width)[places]
 
     def _named(self, places: Places) -> list[str]:
         return [bytes(identity).hex() for identity in self._wide(_IDS, places)]
+
+
+@lru_cache(maxsize=4096)
+def _digest_of_label(label: str) -> bytes:
+    return hashlib.sha256(label.encode()).digest()[:_LABEL_BYTES]
 
 
 def _band(number: int) -> str:

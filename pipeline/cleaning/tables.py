@@ -10,12 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +92,38 @@ class Memories:
     parts: RememberedParts
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part of the table on its way: read at `file`, and in the end written to `place`."""
+
+    file: Path
+    digest: bytes
+    """Of the kind and the content of the file: what its outcome is remembered by."""
+    waiting: Path
+    """The folder of what waits for all parts."""
+    place: Path
+
+    @property
+    def outcome(self) -> Path:
+        """Where its outcome waits, if this run found it."""
+        return self.waiting / f"{self.place.stem}.outcome"
+
+    @property
+    def cleaned(self) -> Path:
+        """Where its cleaned records wait, if this run examined it, with those that repeat others."""
+        return self.waiting / self.place.name
+
+
+@dataclass(frozen=True)
+class _End:
+    """What becomes of a part once its repeats are known; `key` is what that is remembered by."""
+
+    key: bytes
+    has_records: bool
+    is_taken_over: bool
+    """Whether an earlier run wrote the same, and its files serve."""
+
+
 class TableCleaning:
     """The cleaning of one table, whose kind's name a rejection carries as its source."""
 
@@ -114,75 +144,55 @@ class TableCleaning:
 
     def clean(self, source: Path, sha256_of: dict[Path, str], draft: Draft, dropped: Rejections) -> Cleaned:
         """Write the table of the same name in `draft`; `sha256_of` names the digests of the files of `source`."""
-        files = part_files(source)
         target = draft.path / source.name
-        target.mkdir()
         waiting = target / "waiting"  # for what all parts say together
-        waiting.mkdir()
-        parts = self._memories.parts
-        digests = [_digest(self._name, sha256_of[file]) for file in files]
-        finder = RepeatFinder(waiting / "columns")
+        waiting.mkdir(parents=True)
+        parts = [
+            _Part(file, _digest(self._name, sha256_of[file]), waiting, target / part_name(number))
+            for number, file in enumerate(part_files(source))
+        ]
         cleaned = Cleaned()
-        fresh = self._outcomes(files, digests, waiting, finder, dropped)
-        outcome_of = partial(self._outcome, digests, waiting)
-
-        exact = finder.exact() if self._drop_duplicates else NO_PAIRS
-        near = finder.near(exact) if self._near_duplicates != "keep" else NO_PAIRS
-        if self._near_duplicates == "keep_in_one_split":
-            cleaned.together = finder.groups(near)
-
-        def repeats_of(number: int) -> Repeats:
-            repeats = finder.repeats_of(number, exact, "exact duplicate of")
-            if self._near_duplicates == "drop":
-                repeats |= finder.repeats_of(number, near, "near duplicate of")
-            return repeats
-
-        keys, is_left, written = [], [], []
-        for number, digest in enumerate(digests):
-            repeats = repeats_of(number)
-            keys.append(_digest(digest, json.dumps(sorted(repeats.items()))))
-            is_left.append(any(outcome_of(number).is_kept(repeats)))
-            [is_known] = parts.turned_away.keep(keys[-1:])
-            place = target / part_name(number)
-            written.append(is_known and (not is_left[-1] or parts.files.take(draft, place, keys[-1])))
-        # What another part's change does to this one has not been written before.
-        again = [number for number, is_there in enumerate(written) if not is_there and number not in fresh]
-        for _ in self._examined(again, files, waiting):
+        finder = RepeatFinder(waiting / "columns")
+        # 1. Each part is examined on its own, or was by an earlier run.
+        self._see_to_outcomes(parts, finder, dropped)
+        # 2. All of them together say which records repeat others.
+        repeats_of = self._all_repeats(finder, cleaned)
+        # 3. What an earlier run wrote of the same part with the same repeats is taken over.
+        ends = [self._end(part, repeats_of(number), draft) for number, part in enumerate(parts)]
+        changed = [p for p, end in zip(parts, ends, strict=True) if not end.is_taken_over and not p.cleaned.exists()]
+        for _ in self._examined(changed):  # again: what another part's change does to these was not written before
             pass
-        for number, key in enumerate(keys):
-            outcome, repeats, place = outcome_of(number), repeats_of(number), target / part_name(number)
-            if written[number]:
-                [turned_away] = parts.turned_away.known([key])
-            else:
-                if is_left[number]:
-                    self._write(waiting / place.name, outcome, repeats, place)
-                    parts.files.keep(draft, place, key)
-                turned_away = self._turned_away(files[number], outcome, repeats)
-                parts.turned_away.add(key, turned_away)
+        # 4. The others are written, and all are counted.
+        for number, (part, end) in enumerate(zip(parts, ends, strict=True)):
+            outcome, repeats = self._outcome(part), repeats_of(number)
+            turned_away = self._taken_over(end) if end.is_taken_over else self._written(part, end, repeats, draft)
             if turned_away:
                 dropped.add_part(turned_away)
-            if is_left[number]:
-                cleaned.rows_out += pq.read_metadata(place).num_rows
+            if end.has_records:
+                cleaned.rows_out += pq.read_metadata(part.place).num_rows
             _count(cleaned, outcome, repeats)
         shutil.rmtree(waiting)
         return cleaned
 
-    def _outcomes(
-        self, files: Sequence[Path], digests: Sequence[bytes], waiting: Path, finder: RepeatFinder, dropped: Rejections
-    ) -> set[int]:
-        """See to it that the outcome of every part is known or waits, and has been taken note of; the new ones."""
-        known = self._memories.parts.outcomes.keep(digests)
-        unknown = [number for number, is_known in enumerate(known) if not is_known]
-        examined = self._examined(unknown, files, waiting)
+    def _see_to_outcomes(self, parts: Sequence[_Part], finder: RepeatFinder, dropped: Rejections) -> None:
+        """Have the outcome of every part remembered or waiting, and what it says of repeats and changes taken note of.
+
+        Of the parts that are examined the cleaned records wait too.
+        """
+        known = self._memories.parts.outcomes.keep([part.digest for part in parts])
+        unknown = [part for part, is_known in zip(parts, known, strict=True) if not is_known]
+        examined = self._examined(unknown)
         changes: defaultdict[str, list[Change]] = defaultdict(list)
-        for number, digest in enumerate(digests):
-            if not known[number]:
-                _, found = next(examined)
-                (waiting / _outcome_name(number)).write_bytes(found)
-                self._memories.parts.outcomes.add(digest, found)
+        n_examined = 0
+        for part, is_known in zip(parts, known, strict=True):
+            if not is_known:
+                found = next(examined)
+                part.outcome.write_bytes(found)
+                self._memories.parts.outcomes.add(part.digest, found)
+                n_examined += 1
                 if len(unknown) > 1:
-                    self._report.progress(bisect_right(unknown, number), len(unknown), f"parts of the {self._name}")
-            outcome = self._outcome(digests, waiting, number)
+                    self._report.progress(n_examined, len(unknown), f"parts of the {self._name}")
+            outcome = self._outcome(part)
             finder.add(outcome)
             # For when a part is changed: the next run then asks for the texts that this one did not.
             self._memories.findings.keep(outcome.spelled)
@@ -192,29 +202,67 @@ class TableCleaning:
                 if len(changes[change.rule]) < CHANGES_KEPT:
                     changes[change.rule].append(change)
         dropped.changes += [change for rule in sorted(changes) for change in changes[rule]]
-        return set(unknown)
 
-    def _outcome(self, digests: Sequence[bytes], waiting: Path, number: int) -> Outcome:
+    def _outcome(self, part: _Part) -> Outcome:
         """The outcome of a part, read anew each time: together they would be a gigabyte for a million records."""
-        new = waiting / _outcome_name(number)
-        [value] = [new.read_bytes()] if new.exists() else self._memories.parts.outcomes.known([digests[number]])
+        known = self._memories.parts.outcomes.known
+        [value] = [part.outcome.read_bytes()] if part.outcome.exists() else known([part.digest])
         assert value is not None
         return Outcome.from_bytes(value)
 
-    def _examined(self, numbers: Sequence[int], files: Sequence[Path], waiting: Path) -> Iterator[tuple[int, bytes]]:
-        """The outcomes of the parts of these numbers; the cleaned records that no rule drops are left waiting."""
+    def _examined(self, parts: Sequence[_Part]) -> Iterator[bytes]:
+        """The outcomes of these parts; their cleaned records that no rule drops are left waiting."""
         # Workers elsewhere may stand in another folder.
-        asked = ((self._name, files[number].resolve()) for number in numbers)
-        for number, part in zip(numbers, self._workers.map(asked), strict=True):
-            (waiting / part_name(number)).write_bytes(part.kept)
+        asked = ((self._name, part.file.resolve()) for part in parts)
+        for part, examined in zip(parts, self._workers.map(asked), strict=True):
+            part.cleaned.write_bytes(examined.kept)
             for memo, found in (
-                (self._memories.findings, part.personal_data),
-                (self._memories.judgements, part.judgements),
+                (self._memories.findings, examined.personal_data),
+                (self._memories.judgements, examined.judgements),
             ):
                 for digest, value in found:
                     assert memo is not None
                     memo.add(digest, value)
-            yield number, part.outcome
+            yield examined.outcome
+
+    def _all_repeats(self, finder: RepeatFinder, cleaned: Cleaned) -> Callable[[int], Repeats]:
+        """Which records of the part of a number are dropped since they repeat others; worked out for each anew."""
+        exact = finder.exact() if self._drop_duplicates else NO_PAIRS
+        near = finder.near(exact) if self._near_duplicates != "keep" else NO_PAIRS
+        if self._near_duplicates == "keep_in_one_split":
+            cleaned.together = finder.groups(near)
+
+        def repeats_of(number: int) -> Repeats:
+            repeats = finder.repeats_of(number, exact, "exact duplicate")
+            if self._near_duplicates == "drop":
+                repeats |= finder.repeats_of(number, near, "near duplicate")
+            return repeats
+
+        return repeats_of
+
+    def _end(self, part: _Part, repeats: Repeats, draft: Draft) -> _End:
+        """What is left of a part with these repeats, taken over from an earlier run where one wrote it."""
+        memory = self._memories.parts
+        key = _digest(part.digest, json.dumps(sorted(repeats.items())))
+        has_records = any(self._outcome(part).is_kept(repeats))
+        [is_known] = memory.turned_away.keep([key])
+        is_taken_over = is_known and (not has_records or memory.files.take(draft, part.place, key))
+        return _End(key, has_records, is_taken_over)
+
+    def _taken_over(self, end: _End) -> bytes | None:
+        """The file of the quarantine that an earlier run made of a part."""
+        [turned_away] = self._memories.parts.turned_away.known([end.key])
+        return turned_away
+
+    def _written(self, part: _Part, end: _End, repeats: Repeats, draft: Draft) -> bytes:
+        """Write what is left of a part, and its file of the quarantine, for the next run as well."""
+        outcome = self._outcome(part)
+        if end.has_records:
+            self._write(part.cleaned, outcome, repeats, part.place)
+            self._memories.parts.files.keep(draft, part.place, end.key)
+        turned_away = self._turned_away(part.file, outcome, repeats)
+        self._memories.parts.turned_away.add(end.key, turned_away)
+        return turned_away
 
     def _write(self, waiting: Path, outcome: Outcome, repeats: Repeats, place: Path) -> None:
         """Write what is left of a part."""
@@ -255,10 +303,6 @@ def _count(cleaned: Cleaned, outcome: Outcome, repeats: Repeats) -> None:
             tally.is_dropped(reason, instead_of=of_row["reason"])
         else:
             tally.comes_back(of_row["n_bytes"], of_row["n_characters"], reason)
-
-
-def _outcome_name(number: int) -> str:
-    return f"{number:06d}.outcome"
 
 
 def _digest(*what: str | bytes) -> bytes:

@@ -27,6 +27,7 @@ class Row:
     reason: str = ""
     band: int = 0
     """The only band that is not empty, or 0 for a record that is like no other."""
+    label: str = ""
 
     @property
     def digest(self) -> bytes:
@@ -45,6 +46,7 @@ def outcome(rows: list[Row], first: int) -> Outcome:
     columns = [
         [identity(first + n) for n in range(len(rows))],
         ["texts"] * len(rows),
+        [row.label for row in rows],
         [len(row.text) for row in rows],
         [len(row.text) for row in rows],
         [row.digest for row in rows],
@@ -80,6 +82,7 @@ ROWS = st.builds(
     st.booleans(),
     st.sampled_from(["", "", "too short"]),
     st.integers(0, 4),
+    st.sampled_from(["", "ham", "spam"]),
 )
 
 
@@ -95,9 +98,10 @@ def test_repeats_are_those_of_a_look_at_all(rows: list[Row], size: int) -> None:
         if row.stands and first.setdefault(row.digest, place) != place
     }
     assert as_dict(exact) == expected
-    said = [
-        {p % size: f"repeats {identity(f)}" for p, f in expected.items() if p // size == n} for n in range(len(reasons))
-    ]
+    said: list[dict[int, str]] = [{} for _ in reasons]
+    for place, of in expected.items():
+        another = " with another label" if rows[place].label != rows[of].label else ""
+        said[place // size][place % size] = f"repeats{another} of {identity(of)}"
     assert reasons == said
     stays = [not row.reason and place not in expected for place, row in enumerate(rows)]
     bands = np.array([row.band if is_left else 0 for row, is_left in zip(rows, stays, strict=True)], np.uint64)

@@ -82,6 +82,22 @@ def test_a_message_in_two_splits_stays_in_the_first(fresh: Any) -> None:
     ]
 
 
+def test_a_repeated_message_with_another_label_has_a_reason_of_its_own(fresh: Any) -> None:
+    """The first one's label stays, and the counts and the quarantine tell a contradiction from a mere copy."""
+    rows = [("same", "ham"), ("same", "spam"), ("same", "ham"), ("other", "spam")]
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    fresh.path("samples/spam/train.jsonl").write_text("\n".join(lines))
+    fresh.run("ingest")
+    report = fresh.run("clean")
+    kept = [row for row in read_records(fresh.path("examples/clean/messages.parquet"), Message) if row.split == "train"]
+    assert [(row.text, row.label) for row in kept] == [("same", "ham"), ("other", "spam")]
+    dropped = fresh.manifest("examples/clean").facts["by_kind"]["messages"]["dropped"]
+    assert dropped == {"exact duplicate": 1, "exact duplicate with another label": 1}
+    assert any("1 exact duplicate with another label" in note for note in report.notes)
+    table = pq.read_table(fresh.path("quarantine/clean/rejections.parquet")).to_pylist()
+    assert f"exact duplicate with another label of {kept[0].id}" in [row["reason"] for row in table]
+
+
 SAID = "Write to\njane@uni-bonn.de\npay with\n4111 1111 1111 1111\nfrom\n8.8.8.8 \r\nAKIAIOSFODNN7EXAMPLE"
 KIND_ROWS: dict[str, dict[str, Any]] = {
     "messages": {"text": SAID, "label": "spam"},
