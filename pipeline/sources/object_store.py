@@ -7,7 +7,8 @@ Who may read it is the library's business: AWS_* variables, a profile, an instan
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def objects_of(address: str, *, key: str, scratch: Path) -> Iterator[Found]:
     system, root = _connected(address, key)
     shown = address.split("?")[0]
     listed = _asked(lambda: system.find(root, detail=True), shown, key)
-    found = {name: (details.get("size"), details.get("ETag")) for name, details in listed.items()}
+    if not isinstance(listed, dict):  # adlfs names a single object, and says nothing of it
+        listed = {name: _asked(partial(system.info, name), shown, key) for name in listed}
+    found = {name: (details.get("size"), _etag(details)) for name, details in listed.items()}
     del listed  # much is said of each object, and there may be millions
     if not found:
         raise ConfigurationError(f"params.yaml: {key}: nothing is stored at {shown}; correct the address")
@@ -75,15 +78,14 @@ def _asked(question: Any, shown: str, key: str) -> Any:
     except FileNotFoundError as error:
         raise ConfigurationError(f"params.yaml: {key}: nothing is stored at {shown}; correct the address") from error
     except Exception as error:
-        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+        kind = type(error).__name__
+        if isinstance(error, PermissionError) or "Credential" in kind or "Authentication" in kind:
             raise DependencyError(
                 f"{shown}: the store refuses access; check the credentials in your environment"
             ) from error
-        if isinstance(error, ValueError) or type(error).__name__ == "ParamValidationError":
+        if isinstance(error, ValueError) or kind == "ParamValidationError":
             raise ConfigurationError(f"params.yaml: {key}: {shown} is no address that can be read") from error
-        raise DependencyError(
-            f"{shown}: the store does not answer ({type(error).__name__}); try again later"
-        ) from error
+        raise DependencyError(f"{shown}: the store does not answer ({kind}); try again later") from error
 
 
 def _copy(system: Any, name: str, copy: Path, shown: str, key: str) -> str:
@@ -93,4 +95,10 @@ def _copy(system: Any, name: str, copy: Path, shown: str, key: str) -> str:
     with source, copy.open("wb") as target:
         while block := _asked(lambda: source.read(8 * BLOCK_BYTES), shown, key):
             target.write(block)
-        return str((getattr(source, "details", None) or {}).get("ETag", ""))
+        return _etag(getattr(source, "details", None) or {})
+
+
+def _etag(details: Mapping[str, Any]) -> str:
+    """What an object's content is known by, spelled one way; "" where the store does not say."""
+    found = details.get("ETag") or details.get("etag") or ""
+    return str(found).removeprefix("W/").strip('"')

@@ -6,6 +6,7 @@ import gzip
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -80,6 +81,48 @@ def test_a_prefix_reads_like_a_folder(store: str, tmp_path: Path) -> None:
 def test_one_object_is_a_source(store: str, tmp_path: Path) -> None:
     """An address of one object gives that object."""
     assert read("s3://bucket/corpus/a.txt", tmp_path)[0] == ["a.txt: one"]
+
+
+def test_azures_ways_are_known_too(tmp_path: Path) -> None:
+    """adlfs names a single object alone, where s3fs says all of it, and spells an ETag in small letters.
+
+    Found with adlfs 2026.8 and Azurite, which is no Python package; here is a store of fsspec's that answers alike.
+    """
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Like(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "azlike"
+        store: ClassVar[dict[str, Any]] = {}
+        etags: ClassVar[dict[str, str]] = {}
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return "/" + path.removeprefix("azlike://").strip("/")
+
+        def info(self, path: str, **kwargs: Any) -> Any:
+            return super().info(path, **kwargs) | {"etag": self.etags.get(path, "")}
+
+        def find(self, path: str, **kwargs: Any) -> Any:
+            found = super().find(path, **kwargs)
+            return [path] if [*found] == [path] else {name: self.info(name) for name in found}
+
+        def _open(self, path: str, *args: Any, **kwargs: Any) -> Any:
+            file = super()._open(path, *args, **kwargs)
+            file.details = self.info(path)
+            return file
+
+    fsspec.register_implementation("azlike", Like, clobber=True)
+    system = Like()
+    for name in ("a", "b"):
+        system.pipe_file(f"/bucket/{name}.txt", b"one")
+        system.etags[f"/bucket/{name}.txt"] = '"0x1"'
+    assert read("azlike://bucket/a.txt", tmp_path)[0] == ["a.txt: one"]
+    objects = object_store.objects_of("azlike://bucket", key="k", scratch=tmp_path)
+    assert next(objects).name == "a.txt"
+    system.etags["/bucket/b.txt"] = '"0x2"'
+    with pytest.raises(IntegrityError, match="azlike://bucket: an object changed while it was read"):
+        next(objects)
 
 
 def test_what_is_not_there_is_a_wrong_setting(store: str, tmp_path: Path) -> None:
