@@ -50,6 +50,16 @@ class Batch:
         documents_BT = None if self.documents_BT is None else self.documents_BT[which]
         return Batch(self.ids_BT[which], self.targets[which], lengths_B, documents_BT)
 
+    def __len__(self) -> int:
+        """Its rows."""
+        return len(self.ids_BT)
+
+    def parts(self, at_once: int) -> list[Batch]:
+        """The same rows, so many at once; 0 leaves them together."""
+        if not at_once or at_once >= len(self):
+            return [self]
+        return [self.rows(slice(first, first + at_once)) for first in range(0, len(self), at_once)]
+
     def scored(self) -> int:
         """Targets that count in the loss."""
         return int((self.targets != IGNORE).sum())

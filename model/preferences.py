@@ -42,9 +42,21 @@ class PairBatch(Batch):
         """The same batch on another device."""
         return PairBatch(self.ids_BT.to(device), self.targets.to(device), reference_B=self.reference_B.to(device))
 
+    def __len__(self) -> int:
+        """Its pairs."""
+        return len(self.ids_BT) // 2
+
+    def rows(self, which: slice) -> PairBatch:
+        """Some of its pairs, both rows of each."""
+        ids, targets, reference = (
+            torch.cat([half[which] for half in tensor.chunk(2)])
+            for tensor in (self.ids_BT, self.targets, self.reference_B)
+        )
+        return PairBatch(ids, targets, reference_B=reference)
+
     def scored(self) -> int:
         """Pairs."""
-        return len(self.ids_BT) // 2
+        return len(self)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,9 @@ class TrainingConfig:
     """What is left of the rates at the end."""
     gradient_accumulation: int = 1
     """Batches whose gradients make one step."""
+    rows_at_once: int = 0
+    """Rows of a batch, in each process, that one pass takes (of preferences, pairs); 0 takes all. Fewer need less
+    memory, and change a step in its rounding alone, where there is no dropout."""
     clip_norm: float = 1.0
     """Longer gradients are shortened to this length; 0 leaves them alone."""
     seed: int = 0
@@ -108,8 +111,8 @@ class TrainingConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(allowed)}")
-        if self.steps < 1 or self.gradient_accumulation < 1:
-            raise ValueError("steps and gradient_accumulation must be at least 1")
+        if self.steps < 1 or self.gradient_accumulation < 1 or self.rows_at_once < 0:
+            raise ValueError("steps and gradient_accumulation must be at least 1, rows_at_once at least 0")
         if self.warmup_steps > self.steps:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps} but steps is {self.steps}; lower one or raise the other"
@@ -334,8 +337,9 @@ def _add_gradients(state: TrainingState, micro_batches: list[Batch]) -> Tensor:
     state.fast_model.train()
     state.model.zero_grad()
     total = torch.zeros((), device=state.device)
-    for batch in micro_batches:
-        batch = world.rows(batch).to(state.device)
+    parts = (part for batch in micro_batches for part in batch.parts(config.rows_at_once * world.size))
+    for part in parts:
+        batch = world.rows(part).to(state.device)
         if state.objective is not None:
             nats = state.objective(state.fast_model, batch)
         else:

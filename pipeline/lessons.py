@@ -51,6 +51,8 @@ class Batching:
 
     batch_size: int
     """Examples in one update."""
+    rows_at_once: int
+    """Examples in one pass, also where nothing is learned; never more than in an update."""
     seed: int
     """Decides their order."""
     end_id: int
@@ -79,7 +81,7 @@ def responses(
     def watch(model: GPT, _step: int) -> Mapping[str, float]:
         import torch
 
-        held_out = Examples(validation, batching.batch_size, 0, batching.end_id)
+        held_out = Examples(validation, batching.rows_at_once, 0, batching.end_id)
         nats, targets = 0.0, 0
         device = model.token_embedding.weight.device
         model.eval()
@@ -135,13 +137,14 @@ def preferences(
     """Learn to prefer the chosen responses, more than `model` does as it stands; it reads them all on the device."""
     from model.preferences import Pairs, preference_scores, preferring, reference_log_probs
 
-    def paired(pairs: Sequence[Pair], seed: int) -> Pairs:
-        reference = reference_log_probs(model, pairs, batching.batch_size, batching.end_id)
-        return Pairs(pairs, reference, batching.batch_size, seed, batching.end_id)
+    def paired(pairs: Sequence[Pair], batch_size: int, seed: int) -> Pairs:
+        reference = reference_log_probs(model, pairs, batching.rows_at_once, batching.end_id)
+        return Pairs(pairs, reference, batch_size, seed, batching.end_id)
 
     home = model.token_embedding.weight.device
     model.to(device)
-    batches, held_out = paired(training, batching.seed), paired(validation, 0)
+    batches = paired(training, batching.batch_size, batching.seed)
+    held_out = paired(validation, batching.rows_at_once, 0)
     model.to(home)  # the memory is wanted for what learns
 
     def watch(model: GPT, _step: int) -> Mapping[str, float]:

@@ -95,11 +95,11 @@ def run_training(
     `identity` names the params and inputs by digest: checkpoints under another identity, or of another `config`, are
     not resumed but removed. `code` is the digest of the code that trains: of other code, another machine or torch, an
     unfinished run is refused, or goes on if `compute` allows it, and a finished one is done anew.
-    `evaluate(model, step)` is called every `evaluate_every` steps and at the end; after
-    `patience` calls in a row without a new lowest "bits_per_byte" training ends, and the model is the one that had the
-    lowest. Adapters are merged at the end. `objective` stands in for the model's own loss. Raises TryAgainError when
-    stopped by a signal, with everything saved, Diverged where the last step or look is not finite, and what
-    `model_errors` says.
+    `evaluate(model, step)` is called every `evaluate_every` steps and at the end; after `patience` calls in a row
+    without a new lowest "bits_per_byte", or "validation_loss" where it does not say that, training ends, and the model
+    is the one that had the lowest. Adapters are merged at the end. `objective` stands in for the model's own loss.
+    Raises TryAgainError when stopped by a signal, with everything saved, Diverged where the last step or look is not
+    finite, and what `model_errors` says.
     """
     from model.checkpoint import CheckpointSaver, load_checkpoint, load_model
     from model.lora import merged
@@ -160,7 +160,7 @@ def run_training(
                     found = evaluate(model, step.step)
                     row.update(found)
                     if looks.better(step.step, found):
-                        best = gathered(model)
+                        best = gathered(merged(model))
                         if world.rank == 0:
                             _save_best(folder, step.step, best, going_on_from=saved_step)
                 report.note(f"step {step.step:,}: " + " · ".join(f"{k} {v:.4g}" for k, v in found.items()))
@@ -238,18 +238,19 @@ class _Looks:
         """Of the best look; 0 where there was none."""
         self._since_best = 0
         for row in rows:
-            if "bits_per_byte" in row:
+            if "validation_loss" in row:
                 self.better(int(row["step"]), row)
 
     def better(self, step: int, found: Mapping[str, float]) -> bool:
-        """Take in the look after a step; whether it found fewer bits per byte than every one before it.
+        """Take in the look after a step; whether it found less than every one before it.
 
         Without patience none does, and an infinite or undefined look never does.
         """
         if not self._patience:
             return False
-        if found["bits_per_byte"] < self._best:
-            self._best, self.best_step, self._since_best = found["bits_per_byte"], step, 0
+        measure = found.get("bits_per_byte", found["validation_loss"])
+        if measure < self._best:
+            self._best, self.best_step, self._since_best = measure, step, 0
             return True
         self._since_best += 1
         return False

@@ -67,6 +67,11 @@ class Params:
     """auto takes bfloat16 where the hardware multiplies it."""
     seed: int
     """Decides the head's and the adapters' first weights, the order of the examples, and what balance leaves out."""
+    rows_at_once: int = 0
+    """Examples that one pass takes, if fewer than an update's; less memory and more time, and the same but for
+    rounding. 0 takes all."""
+    patience: int = 0
+    """Epochs without a lower validation loss after which training ends; the model is the best epoch's. 0 never does."""
     from_scratch: bool = False
     """Begin with random weights in the start's shape, to see what its training is worth to this task."""
     datasets: tuple[str, ...] = ()
@@ -102,6 +107,8 @@ class Params:
         require_ranges(vars(self))
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError("epochs and batch_size must be at least 1")
+        if self.rows_at_once < 0:
+            raise ValueError("rows_at_once must be 0 or more")
         if not 0 <= self.warmup_fraction <= 1:
             raise ValueError("warmup_fraction must lie between 0 and 1")
         if self.lora_rank < 0 or self.lora_alpha <= 0 or self.beta <= 0:
@@ -169,6 +176,7 @@ def run(
             evaluate=lesson.watch,
             evaluate_every=lesson.batches_per_epoch,
             report=report,
+            patience=params.patience,
             objective=lesson.objective,
         )
         forgetting = None
@@ -207,7 +215,8 @@ def prepare(
     template = template_of(params.template)
     encoding = load_encoding(tokens / RANKS_FILE)
     context_length = model.config.context_length
-    batching = lessons.Batching(params.batch_size, params.seed, encoding.eot_token)
+    at_once = min(params.rows_at_once or params.batch_size, params.batch_size)
+    batching = lessons.Batching(params.batch_size, at_once, params.seed, encoding.eot_token)
     talks = params.task in ("instructions", "preferences")
     facts: dict[str, Any] = {
         "task": params.task,
@@ -286,6 +295,7 @@ def training_config(params: Params, batches_per_epoch: int) -> TrainingConfig:
         muon_learning_rate=params.muon_learning_rate,
         weight_decay=params.weight_decay,
         warmup_steps=int(params.warmup_fraction * steps),
+        rows_at_once=params.rows_at_once,
         schedule="wsd",
         decay_fraction=1.0,
         seed=params.seed,

@@ -112,6 +112,16 @@ def test_examples_of_like_length_go_together() -> None:
     assert widths != sorted(widths)
 
 
+@pytest.mark.parametrize(("at_once", "sizes"), [(0, [5]), (1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
+def test_a_batch_comes_in_parts(at_once: int, sizes: list[int]) -> None:
+    """So many rows at once, in order; 0, and as many as there are, leaves it whole."""
+    batch = Examples([Example([i] * (i + 1), i) for i in range(5)], batch_size=5, seed=0, padding_id=9)(0)
+    parts = batch.parts(at_once)
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat([part.ids_BT for part in parts]), batch.ids_BT)
+    assert torch.equal(torch.cat([part.targets for part in parts]), batch.targets)
+
+
 def test_the_tutorials_numbers_of_batches() -> None:
     """1,045 messages make 130 batches of 8 when the short last one is left out."""
     messages = [Example([1], 0)] * 1045

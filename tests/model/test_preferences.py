@@ -62,6 +62,22 @@ def test_at_the_start_no_response_is_preferred() -> None:
     assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
+def test_pairs_in_parts_have_the_gradient_of_all() -> None:
+    """A pair's two rows stay together, and the losses and gradients of the parts add up."""
+    model, pairs = model_and_pairs()
+    batch = Pairs(PAIRS, pairs.reference, 3, 0, 0)(0)
+    found = []
+    for parts in ([batch], batch.parts(2)):
+        model.zero_grad()
+        losses = [preferring(0.1)(model, part) for part in parts]
+        sum(losses, torch.zeros(())).backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        found.append((sum(loss.item() for loss in losses), torch.cat([gradient.flatten() for gradient in gradients])))
+    assert [part.scored() for part in batch.parts(2)] == [2, 1]
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1])
+
+
 def test_padding_changes_no_probability() -> None:
     """A response's log-probability is the sum of its tokens', in whatever batch it stands."""
     model, pairs = model_and_pairs()

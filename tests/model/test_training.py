@@ -55,16 +55,16 @@ def test_training_twice_gives_the_same_bits() -> None:
     assert torch.equal(*results)
 
 
-def test_accumulating_small_batches_is_the_same_as_one_large_batch() -> None:
-    """Four batches of 2 rows make the step of one batch of 8, even where rows have unequal numbers of targets."""
+@pytest.mark.parametrize(("batch_size", "changes"), [(2, {"gradient_accumulation": 4}), (8, {"rows_at_once": 3})])
+def test_a_batch_in_parts_makes_the_step_of_the_whole(batch_size: int, changes: dict[str, int]) -> None:
+    """Four batches of 2 rows, or one of 8 in passes of 3, make its step, where rows have unequal targets too."""
     examples = [Example(list(range(n)), [(i + 1) % 16 for i in range(n)]) for n in (2, 8, 3, 5, 7, 4, 6, 8)]
     results = []
-    for batch_size, accumulation in ((8, 1), (2, 4)):
+    whole: dict[str, int] = {}
+    for rows, of_it in ((8, whole), (batch_size, changes)):
         model = small_model()
-        config = TrainingConfig(
-            steps=1, learning_rate=0.01, gradient_accumulation=accumulation, optimizer="adamw", precision="float32"
-        )
-        batches = Examples(examples, batch_size=batch_size, seed=0, padding_id=0)
+        config = TrainingConfig(steps=1, learning_rate=0.01, optimizer="adamw", precision="float32", **of_it)
+        batches = Examples(examples, batch_size=rows, seed=0, padding_id=0)
         (step,) = train(model, batches, config)
         results.append(
             (step.loss, step.grad_norm, torch.cat([weight.detach().flatten() for weight in model.parameters()]))

@@ -7,15 +7,17 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from model.checkpoint import load_model, save_model
 from model.templates import PLAIN
-from pipeline import manifest
+from pipeline import lessons, manifest
 from pipeline.documents import Instruction, Message, Preference, read_records, write_records
 from pipeline.encodings import load_encoding
 from pipeline.errors import ConfigurationError, DataError, IntegrityError, TryAgainError
@@ -162,6 +164,8 @@ def test_one_class_is_no_classification(made: Any) -> None:
     [
         ("epochs", 0),
         ("batch_size", 0),
+        ("rows_at_once", -1),
+        ("patience", -1),
         ("warmup_fraction", 1.5),
         ("task", "chat"),
         ("learning_rate", -1.0),
@@ -211,6 +215,64 @@ def test_adapters_are_merged_into_the_weights(made: Any, sha256_of: Sha256) -> N
         made.run("finetune", "assistant", **changes)
     made.run("finetune", "assistant", **changes)
     assert sha256_of(made.path("checkpoints/assistant")) == before
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_patience_keeps_the_best_epoch(
+    made: Any, sha256_of: Sha256, monkeypatch: pytest.MonkeyPatch, lora_rank: int
+) -> None:
+    """Where no epoch after the second is better, training ends, and the model is that of two epochs alone.
+
+    So it is when stopped after what was best, and going on.
+    """
+    losses = iter([3.0, 2.0, 2.5, 2.5])
+    classes = lessons.classes
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        lesson = classes(*arguments, **options)
+        # The epochs of the third run go on where those of the second were stopped.
+        return replace(lesson, watch=lambda model, step: {"validation_loss": next(losses)})
+
+    settings = {"warmup_fraction": 0.0, "lora_rank": lora_rank, "optimizer": "adamw", "epochs": 9}
+    monkeypatch.setattr(lessons, "classes", watched)
+    report = made.run("finetune", "spam", patience=2, **settings)
+    assert "step 12: no gain in 2 looks, so training ends here" in report.notes
+    before = sha256_of(made.path("checkpoints/spam"))
+    rows = made.path("checkpoints/spam/validation.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["3", "3.0"], ["6", "2.0"], ["9", "2.5"], ["12", "2.5"]]
+
+    anew(made, "spam")
+    losses = iter([3.0, 2.0, 2.5, 2.5])
+    interrupt(made, 7)
+    with pytest.raises(TryAgainError):
+        made.run("finetune", "spam", patience=2, **settings)
+    made.run("finetune", "spam", patience=2, **settings)
+    assert sha256_of(made.path("checkpoints/spam")) == before
+
+    losses = iter([9.0] * 9)
+    kept = load_model(made.path("checkpoints/spam")).state_dict()
+    anew(made, "spam")
+    interrupt(made, 6)
+    with pytest.raises(TryAgainError):  # whose checkpoint holds the weights after two epochs
+        made.run("finetune", "spam", **settings)
+    [place] = made.path("scratch/finetune@spam").glob("*/step-00000006/model.safetensors")
+    state = load_file(place)
+    learned_whole = ["head.weight"] if lora_rank else [*kept]
+    assert all(torch.equal(kept[name], state[name]) for name in learned_whole)
+
+
+def test_fewer_rows_at_once_learn_the_same(made: Any) -> None:
+    """The curve is that of whole batches but for rounding, for a classifier, responses and preferences."""
+    made.run("pretrain", dropout=0.0)  # whose noise would be another
+    with_examples(made, preferences=preferences())
+    dpo = {"task": "preferences", "start": "assistant", "optimizer": "adamw"}
+    for name, changes in (("spam", {}), ("assistant", {}), ("spam", dpo)):
+        losses = []
+        for rows in (0, 3):
+            made.run("finetune", name, rows_at_once=rows, precision="float32", **changes)
+            with (made.path(f"checkpoints/{name}") / "training.csv").open() as file:
+                losses.append([float(row["train_loss"]) for row in csv.DictReader(file)])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def preferences() -> list[Preference]:
