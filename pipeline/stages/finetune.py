@@ -216,7 +216,9 @@ def prepare(
     encoding = load_encoding(tokens / RANKS_FILE)
     context_length = model.config.context_length
     at_once = min(params.rows_at_once or params.batch_size, params.batch_size)
-    batching = lessons.Batching(params.batch_size, at_once, params.seed, encoding.eot_token)
+    batching = lessons.Batching(
+        batch_size=params.batch_size, rows_at_once=at_once, seed=params.seed, end_id=encoding.eot_token
+    )
     talks = params.task in ("instructions", "preferences")
     facts: dict[str, Any] = {
         "task": params.task,

@@ -28,5 +28,12 @@ def test_what_a_model_prefers_at_first_is_found_on_the_device(monkeypatch: pytes
     monkeypatch.setattr(model.preferences, "reference_log_probs", log_probs)
     start = GPT(GPTConfig(vocab_size=8, context_length=4, n_layers=1, n_heads=1, d_model=8))
     device = torch.device("cuda", 0)
-    preferences([PAIR] * 3, [PAIR], Batching(2, 0, 0), model=start, device=device, beta=0.1)
+    preferences(
+        [PAIR] * 3,
+        [PAIR],
+        Batching(batch_size=2, rows_at_once=2, seed=0, end_id=0),
+        model=start,
+        device=device,
+        beta=0.1,
+    )
     assert happened == ["cuda:0", 3, 1, "cpu"]
