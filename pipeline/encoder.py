@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from pipeline import encodings
 from pipeline.encodings import END_OF_TEXT, Pattern
-from pipeline.manifest import sha256_file
 from pipeline.tokenizer_json import write_tokenizer_json
 
 _GIGATOKEN_NAMES: dict[Pattern, str] = {"gpt2": "gpt2", "cl100k": "gpt4", "o200k": "o200k"}
@@ -72,7 +71,7 @@ class Encoder:
             self.note = f"gigatoken does not split text as {self._pattern} does, so tiktoken does the work, more slowly"
             return None
         by_name = self._pattern in _GIGATOKEN_NAMES and self._as_json is None
-        if by_name and sha256_file(self._ranks) != encodings.LLAMA_3:
+        if by_name and encodings.digest_of_ranks(self._ranks) != encodings.LLAMA_3:
             try:
                 # Without special tokens of its own it takes <|endoftext|> in a text for text.
                 return BPETokenizer.from_tiktoken(self._ranks, _GIGATOKEN_NAMES[self._pattern], {})

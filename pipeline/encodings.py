@@ -148,13 +148,18 @@ def pattern_of(path: Path) -> Pattern:
             return name
     if said is not None:
         raise ConfigurationError(f"{beside}: {said[:40]!r} is no pattern; known: {', '.join(PATTERNS)}")
-    digest = hashlib.sha256(b"\n".join([*_lines(path), b""])).hexdigest()
+    digest = digest_of_ranks(path)
     if digest not in PUBLISHED:
         raise ConfigurationError(
             f"{path}: not a ranks file that is known, and it does not say by which pattern text is split; "
             f"set tokenize.pattern to {', '.join(PATTERNS)}"
         )
     return PUBLISHED[digest]
+
+
+def digest_of_ranks(path: Path) -> str:
+    """sha256 of a ranks file, its lines ended in one way."""
+    return hashlib.sha256(b"\n".join([*_lines(path), b""])).hexdigest()
 
 
 def read_gpt2_files(vocab_bpe: Path, encoder_json: Path) -> dict[bytes, int]:
