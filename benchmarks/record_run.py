@@ -4,6 +4,9 @@ It clones the commit that is checked out into a temporary folder, so that nothin
 command there twice (everything, then everything cached), and writes down what came out, on what hardware:
 
     python benchmarks/record_run.py default-run
+    python benchmarks/record_run.py published --published FOLDER --preset published
+
+With --published the folder is what the run finds at data/published; the record says its digest.
 """
 
 from __future__ import annotations
@@ -25,11 +28,20 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def main(name: str, arguments: list[str]) -> None:
     """Record one run of the pipeline, from nothing, and the cached run after it."""
+    published = None
+    if arguments[:1] == ["--published"]:
+        published, arguments = Path(arguments[1]).resolve(), arguments[2:]
+        sys.path.insert(0, str(ROOT))
+        from pipeline.published import digest_of_model
+
+        arguments = [*arguments, "--set", f"pretrain.init_from_sha256={digest_of_model(published)}"]
     if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout.strip():
         sys.exit("commit first: a figure belongs to a commit")
     with tempfile.TemporaryDirectory(prefix="homegrown-record-") as folder:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        if published:
+            (clone / "data" / "published").symlink_to(published)
         commit = git("rev-parse", "HEAD", folder=clone)
         subprocess.run([sys.executable, "-m", "flows.databases", clone], cwd=clone, check=True)  # as `make setup` does
         first = run(clone, arguments)
