@@ -22,9 +22,7 @@ from pipeline import encodings
 from pipeline.encodings import END_OF_TEXT, Pattern
 from pipeline.tokenizer_json import write_tokenizer_json
 
-_GIGATOKEN_NAMES: dict[Pattern, str] = {"gpt2": "gpt2", "cl100k": "gpt4", "o200k": "o200k"}
-_READ_AS_JSON: frozenset[Pattern] = frozenset({"qwen2"})
-"""A pattern that gigatoken knows in a tokenizer.json only."""
+_GIGATOKEN_NAMES: dict[Pattern, str] = {"gpt2": "gpt2", "cl100k": "gpt4", "qwen2": "qwen2", "o200k": "o200k"}
 # gigatoken 0.10 remembers every piece of text that it has met, without end. Beginning anew after so much text bounds
 # that: to 180 MB where every tenth word is a new one, to a few MB in prose. Each beginning costs 0.06 to 0.1 s, for
 # GPT-2's ranks and the common words.
@@ -41,6 +39,7 @@ class Encoder:
         self._ranks = ranks
         self._pattern = encodings.pattern_of(ranks)
         self.encoding = encodings.load_encoding(ranks)
+        self._composes = encodings.PATTERNS[self._pattern] in encodings.COMPOSING
         self.note = ""
         self._as_json: TemporaryDirectory[str] | None = None
         self._fast = self._open() if fast else None
@@ -54,6 +53,8 @@ class Encoder:
         """Ordinary ids of a text in UTF-8; DataError as `encodings.encode` says."""
         if self._fast is None or not (text.isascii() or self._all_known(text)):
             return encodings.encode(self.encoding, text.decode())
+        if self._composes and not text.isascii():
+            text = unicodedata.normalize("NFC", text.decode()).encode()
         self._bytes_since_open += len(text)
         if self._bytes_since_open > RENEW_AFTER_BYTES:
             self._fast = None  # or for a moment there would be two
@@ -67,11 +68,10 @@ class Encoder:
         except ImportError:
             self.note = "gigatoken is not installed, so tiktoken does the work, more slowly"
             return None
-        if self._pattern not in _GIGATOKEN_NAMES and self._pattern not in _READ_AS_JSON:
+        if self._pattern not in _GIGATOKEN_NAMES:
             self.note = f"gigatoken does not split text as {self._pattern} does, so tiktoken does the work, more slowly"
             return None
-        by_name = self._pattern in _GIGATOKEN_NAMES and self._as_json is None
-        if by_name and encodings.digest_of_ranks(self._ranks) != encodings.LLAMA_3:
+        if self._as_json is None and encodings.digest_of_ranks(self._ranks) != encodings.LLAMA_3:
             try:
                 # Without special tokens of its own it takes <|endoftext|> in a text for text.
                 return BPETokenizer.from_tiktoken(self._ranks, _GIGATOKEN_NAMES[self._pattern], {})

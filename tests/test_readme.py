@@ -136,6 +136,25 @@ def test_what_is_said_of_the_larger_preset_was_recorded() -> None:
         assert figure in README, figure
 
 
+def test_what_is_said_of_published_weights_was_recorded() -> None:
+    """Time and figures of the preset `published` are those of benchmarks/results/published.json."""
+    record = json.loads((RECORDED.parent / "published.json").read_text(encoding="utf-8"))
+    value = {row["name"]: row["value"] for metrics in record["metrics"].values() for row in metrics["table"]}
+    for figure in (
+        f"{record['hardware']['cores']} CPU cores with AMX (Intel Xeon) | {round(record['seconds'] / 60)} min; "
+        f"again, all cached: {record['cached_seconds'][2]:.1f} s",
+        f"{value['text: bits per byte']:.3f} bits per byte",
+        f"instructions {value['instructions: exact match']:.1%}".replace("%", " %"),
+        f"chrF {value['translation: chrF']:.1f}",
+        f"ROUGE-L {value['summaries: rougeL']:.3f}",
+        f"questions F1 {value['answers: F1']:.3f}",
+        f"spam {value['spam: accuracy']:.1%}".replace("%", " %"),
+        f"sentiment {value['sentiment: accuracy']:.1%}".replace("%", " %"),
+        record["commit"][:10],
+    ):
+        assert re.search(re.escape(figure).replace(r"\ ", r"\s+"), README), figure
+
+
 def numbers(value: Any) -> Iterator[float]:
     """Every number in a record."""
     if isinstance(value, dict | list):
