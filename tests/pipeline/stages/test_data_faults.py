@@ -157,7 +157,8 @@ def reports(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 def check(project: Any, python: Python, stage: str, faults: list[Fault]) -> list[dict[str, Any]]:
     """After each fault: whole outputs or none. After running again: the bytes of an uninterrupted run, and no more."""
     digests = wanted(project, stage)
-    found = reports(python("-c", DRIVER, task_of(stage, faults), cwd=project.root))
+    # Two runs a fault, on whatever machine and beside whatever else.
+    found = reports(python("-c", DRIVER, task_of(stage, faults), cwd=project.root, timeout=120 + 3 * len(faults)))
     for report in found:
         assert report["seen"].items() <= digests.items(), report
         assert (report["again"], report["then"], report["left"]) == ([0, ""], digests, []), report
