@@ -106,13 +106,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=1, help="contenders that run side by side (Linux)")
     parser.add_argument("--precision", choices=("bfloat16", "float32"), help="left out: the faster one here")
+    parser.add_argument("--name", help="of the record, for a machine beside the first")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(*json.loads(arguments.one))))
         return
     fast = arguments.precision or fast_precision()
-    file = RESULTS / ("training.json" if fast == "float32" else f"training-{fast}.json")
+    name = arguments.name or ("training" if fast == "float32" else f"training-{fast}")
+    file = RESULTS / f"{name}.json"
     contenders: list[tuple[str, str, bool, str]] = [
         (name, fast, compiled, "adamw")
         for name in ("homegrown", "nanogpt", "transformers", "litgpt")
