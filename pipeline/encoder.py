@@ -71,7 +71,8 @@ class Encoder:
         if self._pattern not in _GIGATOKEN_NAMES:
             self.note = f"gigatoken does not split text as {self._pattern} does, so tiktoken does the work, more slowly"
             return None
-        if self._as_json is None and encodings.digest_of_ranks(self._ranks) != encodings.LLAMA_3:
+        is_llama_3 = self._pattern == "cl100k" and encodings.digest_of_ranks(self._ranks) == encodings.LLAMA_3
+        if self._as_json is None and not is_llama_3:
             try:
                 # Without special tokens of its own it takes <|endoftext|> in a text for text.
                 return BPETokenizer.from_tiktoken(self._ranks, _GIGATOKEN_NAMES[self._pattern], {})

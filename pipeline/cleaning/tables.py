@@ -165,7 +165,10 @@ class TableCleaning:
         # 4. The others are written, and all are counted.
         for number, (part, end) in enumerate(zip(parts, ends, strict=True)):
             outcome, repeats = self._outcome(part), repeats_of(number)
-            turned_away = self._taken_over(end) if end.is_taken_over else self._written(part, end, repeats, draft)
+            if end.is_taken_over:
+                turned_away = self._taken_over(end)
+            else:
+                turned_away = self._written(part, end, outcome, repeats, draft)
             if turned_away:
                 dropped.add_part(turned_away)
             if end.has_records:
@@ -254,9 +257,8 @@ class TableCleaning:
         [turned_away] = self._memories.parts.turned_away.known([end.key])
         return turned_away
 
-    def _written(self, part: _Part, end: _End, repeats: Repeats, draft: Draft) -> bytes:
+    def _written(self, part: _Part, end: _End, outcome: Outcome, repeats: Repeats, draft: Draft) -> bytes:
         """Write what is left of a part, and its file of the quarantine, for the next run as well."""
-        outcome = self._outcome(part)
         if end.has_records:
             self._write(part.cleaned, outcome, repeats, part.place)
             self._memories.parts.files.keep(draft, part.place, end.key)
