@@ -31,7 +31,7 @@ from benchmarks.record_run import git, hardware  # noqa: E402
 from model.batches import TokenWindows  # noqa: E402
 from pipeline.shards import SplitWriter, TokenArray, map_split, write_shards  # noqa: E402
 
-RESULT = ROOT / "benchmarks" / "results" / "reading-shards.json"
+RESULTS = ROOT / "benchmarks" / "results"
 SHAPES = ((8, 256), (12, 1024))
 """Windows a batch and tokens a window: the default run's, and nanoGPT's for its GPT-2."""
 VOCAB_SIZE, TOKENS_PER_SHARD, DOCUMENT_TOKENS = 50_257, 1 << 24, 1 << 10
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=500_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="where to write; a folder in memory shows the pace without a disk")
+    parser.add_argument("--name", default="reading-shards", help="of the record, for a machine beside the first")
     asked = parser.parse_args()
     asked.tokens -= asked.tokens % (10 * DOCUMENT_TOKENS)  # whole documents, in a tenth as well
     torch.set_num_threads(1)
@@ -122,7 +123,7 @@ def main() -> None:
         "written_to": asked.folder or "disk",
         "runs": {"million_tokens_per_second": pace, "opening_seconds": opening, "writing_seconds": writing},
     }
-    RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (RESULTS / f"{asked.name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({key: record[key] for key in list(record)[3:-1]}, indent=2))
 
 

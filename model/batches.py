@@ -107,6 +107,8 @@ class TokenWindows:
     """Another seed, another order."""
     end_id: int | None = None
     """The token that ends a document; given, batches keep documents apart."""
+    windows_per_epoch: int = field(init=False, repr=False, compare=False)
+    """One fewer than would fit, where there are several, so that each epoch can start at another offset."""
     _places: Callable[[int, int], list[tuple[Tokens, int]]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -117,11 +119,8 @@ class TokenWindows:
                 f"{len(self.tokens):,} tokens are too few for one window of {self.context_length} and its target; "
                 "lower context_length or add text"
             )
-
-    @property
-    def windows_per_epoch(self) -> int:
-        """One fewer than would fit, where there are several, so that each epoch can start at another offset."""
-        return max(1, (len(self.tokens) - 1) // self.context_length - 1)
+        # Once, since asking a row of many shards for its length for every window is a thirtieth of reading them.
+        object.__setattr__(self, "windows_per_epoch", max(1, (len(self.tokens) - 1) // self.context_length - 1))
 
     def __call__(self, position: int) -> Batch:
         """The batch after `position` others."""
