@@ -16,6 +16,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeVar
 
@@ -232,19 +233,27 @@ def part_name(number: int) -> str:
     return f"{number:06d}.parquet"
 
 
-def in_parts(records: Iterable[R]) -> Iterator[list[R]]:
-    """Records in the lists that are a table's parts.
+@lru_cache(maxsize=8)
+def _columns(kind: type[Record]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+def n_characters(record: Record) -> int:
+    """How many characters the columns of a record hold."""
+    return sum([len(getattr(record, name)) for name in _columns(type(record))])
+
+
+def in_parts(records: Iterable[R], size_of: Callable[[R], int] = n_characters) -> Iterator[list[R]]:
+    """Records in the lists that are a table's parts; `size_of` says how many characters the columns of one hold.
 
     After enough characters each record may be the last, by a chance that grows with its length and is drawn from its
     id. So a record more or less moves the ends near it, and those far from it stay where they were.
     """
     part: list[R] = []
     size = 0
-    names: tuple[str, ...] = ()
     for record in records:
-        names = names or tuple(field.name for field in fields(record))
         part.append(record)
-        own = sum([len(getattr(record, name)) for name in names]) + _WEIGHT_OF_A_RECORD
+        own = size_of(record) + _WEIGHT_OF_A_RECORD
         size += own
         if size >= PART_CHARACTERS:
             drawn = int(record.id[:8], 16) / 2**32
@@ -256,12 +265,16 @@ def in_parts(records: Iterable[R]) -> Iterator[list[R]]:
 
 
 def write_table(
-    records: Iterable[R], kind: type[R], folder: Path, write: Callable[[list[R], type[R], Path], Any] | None = None
+    records: Iterable[R],
+    kind: type[R],
+    folder: Path,
+    write: Callable[[list[R], type[R], Path], Any] | None = None,
+    size_of: Callable[[R], int] = n_characters,
 ) -> int:
     """Write records as the parts of a new table, each by `write` or `write_records`; the count of them comes back."""
     folder.mkdir()
     rows = 0
-    for number, part in enumerate(in_parts(records)):
+    for number, part in enumerate(in_parts(records, size_of)):
         place = folder / part_name(number)
         (write or write_records)(part, kind, place)
         rows += pq.read_metadata(place).num_rows

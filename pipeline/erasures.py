@@ -21,6 +21,7 @@ from typing import TypeVar
 from pipeline.cleaning.rejections import Rejection
 from pipeline.documents import Record, learned_texts
 from pipeline.errors import ConfigurationError
+from pipeline.known_document import KnownDocument
 
 FILE = Path("data/erasures.txt")
 REASON = "erased"
@@ -110,7 +111,9 @@ def honoured(
     `forget` is told each text that was erased, for whoever may have kept it.
     """
     for found in records:
-        if isinstance(found, Rejection):
+        if isinstance(found, KnownDocument):  # it was looked at in an earlier run, with the same erasures
+            yield found
+        elif isinstance(found, Rejection):
             covered = erasures.cover_raw(found.raw)
             yield Rejection(found.source, REASON, 0, REASON, text_digest("")) if covered else found
         elif erasures and erasures.cover(found):

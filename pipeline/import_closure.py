@@ -51,6 +51,7 @@ def import_closure(module: str, root: Path = Path()) -> list[Path]:
     return sorted(found)
 
 
+@cache
 def _imports(file: Path) -> set[str]:
     """Names of our modules that a file imports, anywhere in it but under TYPE_CHECKING."""
     names: set[str] = set()

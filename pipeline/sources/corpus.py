@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby, tee
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.cleaning.rejections import Rejection
-from pipeline.documents import Record
+from pipeline.documents import Document, Record
 from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.known_document import KnownDocument
 from pipeline.sources import huggingface
 from pipeline.sources.catalogue import HUB, Entry
 from pipeline.sources.download import fetched
 from pipeline.sources.formats import wrapping
 from pipeline.sources.isolation import Isolation
-from pipeline.sources.locations import Found, files_of, opened
+from pipeline.sources.known_files import KnownFiles
+from pipeline.sources.locations import Found, changed, files_of, opened
 from pipeline.sources.object_store import objects_of
 from pipeline.sources.reading import Reading, Tally, readings
 from pipeline.sources.records import columns_of, records
@@ -32,6 +36,8 @@ class Corpus:
     isolation: Isolation
     scratch: Path = SCRATCH
     note: Callable[[str], None] = lambda _: None
+    known: KnownFiles | None = None
+    """What local files of documents gave in an earlier run; without it all are read."""
     facts: dict[str, dict[str, str | int]] = field(default_factory=dict)
 
     def read(
@@ -42,22 +48,23 @@ class Corpus:
         Asserts that nothing was lost on the way. IntegrityError if the content is not what the entry pins.
         """
         tally = Tally()
-        rows = kept = refused = 0
-
-        def counted() -> Iterator[Reading]:
-            nonlocal rows
-            for reading in self._readings(entry, key, tally, [place.resolve() for place in without]):
-                rows += 1
-                yield reading
-
-        for record in records(source, entry, counted()):
+        kept = refused = 0
+        others = [place.resolve() for place in without]
+        if entry.scheme == "huggingface":
+            found = records(source, entry, tally.counted(self._of_hub(entry, key, tally)))
+        elif self.known is None or entry.scheme or entry.kind != "documents" or entry.sha256:  # a pin is held to bytes
+            readings = self._readings(entry, self._files(entry, key, others), tally)
+            found = records(source, entry, tally.counted(readings))
+        else:
+            found = self._known_or_read(self.known, source, entry, self._files(entry, key, others), tally)
+        for record in found:
             if isinstance(record, Rejection):
                 refused += 1
             else:
                 kept += 1
             yield record
-        if rows != kept + refused:
-            raise AssertionError(f"ingest lost records of {source}: {rows} in, {kept} out, {refused} refused")
+        if tally.rows != kept + refused:
+            raise AssertionError(f"ingest lost records of {source}: {tally.rows} in, {kept} out, {refused} refused")
         facts = tally.facts()
         if entry.sha256 != facts["sha256"] and entry.sha256 and (tally.files or not refused):
             raise IntegrityError(
@@ -68,19 +75,50 @@ class Corpus:
             **facts, "records": kept, "turned_away": refused, "licence": entry.licence, "origin": entry.origin,
         }  # fmt: skip
 
-    def _readings(self, entry: Entry, key: str, tally: Tally, without: Sequence[Path]) -> Iterator[Reading]:
-        columns = columns_of(entry) if not entry.numbered else None
-        options = Options(entry.encoding, columns, entry.numbered, entry.delimiter)
-        if entry.scheme == "huggingface":
-            place = entry.path.removeprefix(HUB)
-            _count_hub(place, key, tally)
-            split = entry.hub_split or entry.split
-            for row in huggingface.rows_of(place, split, entry.configuration, key=key, columns=columns):
-                yield Reading(f"{place.rstrip('/').rpartition('/')[2]}/{split}", row, "")
-            return
-        yield from readings(
-            self._files(entry, key, without),
-            options=options, tally=tally, isolation=self.isolation, named_format=entry.format, scratch=self.scratch,
+    def _known_or_read(
+        self, known_files: KnownFiles, source: str, entry: Entry, files: Iterator[Found], tally: Tally
+    ) -> Iterator[Record | Rejection]:
+        """A document for each file that is known, and what the others hold, in the order of the files."""
+
+        def read_again(found: Found, identity: str) -> Document:
+            for record in records(source, entry, self._readings(entry, [found], Tally())):
+                if isinstance(record, Document) and record.id == identity:
+                    return record
+            known_files.forget()
+            raise changed(found.path)
+
+        with known_files.of_source(entry.format, _options(entry)) as known:
+            for is_new, run in groupby(known.looked_up(files), key=lambda each: each[1] is None):
+                if is_new:
+                    read, again = tee(tally.counted(self._readings(entry, (found for found, _ in run), tally)))
+                    for reading, record in zip(read, records(source, entry, again), strict=True):
+                        looks = known.looks(reading.name)
+                        if looks and isinstance(record, Document):
+                            known.remember(looks, reading.sha256, record)
+                        yield record
+                    continue
+                for found, file in run:
+                    assert file is not None
+                    known.keep(file)
+                    tally.add(found.name, file.sha256, file.size_bytes)
+                    tally.rows += 1
+                    again_from_file = partial(read_again, found, file.id)
+                    yield KnownDocument(
+                        file.id, source, found.name, entry.licence, entry.origin, file.text_characters, again_from_file
+                    )
+
+    def _of_hub(self, entry: Entry, key: str, tally: Tally) -> Iterator[Reading]:
+        place = entry.path.removeprefix(HUB)
+        _count_hub(place, key, tally)
+        split = entry.hub_split or entry.split
+        columns = _options(entry).columns
+        for row in huggingface.rows_of(place, split, entry.configuration, key=key, columns=columns):
+            yield Reading(f"{place.rstrip('/').rpartition('/')[2]}/{split}", row, "")
+
+    def _readings(self, entry: Entry, files: Iterable[Found], tally: Tally) -> Iterator[Reading]:
+        return readings(
+            files, options=_options(entry), tally=tally, isolation=self.isolation, named_format=entry.format,
+            scratch=self.scratch,
         )  # fmt: skip
 
     def _files(self, entry: Entry, key: str, without: Sequence[Path]) -> Iterator[Found]:
@@ -95,6 +133,11 @@ class Corpus:
                 )
             return iter([Found(name, str(content.resolve()))])
         return objects_of(entry.path, key=key, scratch=self.scratch)
+
+
+def _options(entry: Entry) -> Options:
+    columns = columns_of(entry) if not entry.numbered else None
+    return Options(entry.encoding, columns, entry.numbered, entry.delimiter)
 
 
 def _count_hub(place: str, key: str, tally: Tally) -> None:

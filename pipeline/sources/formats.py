@@ -26,13 +26,15 @@ class Format:
     """The reader jumps about in the file, or asks where in it it is."""
     isolated: bool = False
     """The library may end or stop its process at a damaged file, so the file is tried in a process apart."""
+    is_document: bool = False
+    """A file of it is one document, whole."""
 
 
 FORMATS: dict[str, Format] = {
-    "text": Format((".txt", ".md", ".rst"), text.read),
-    "html": Format((".html", ".htm", ".xhtml"), html.read),
-    "pdf": Format((".pdf",), pdf.read, seeks=True, isolated=True),
-    "docx": Format((".docx",), docx.read, seeks=True, isolated=True),
+    "text": Format((".txt", ".md", ".rst"), text.read, is_document=True),
+    "html": Format((".html", ".htm", ".xhtml"), html.read, is_document=True),
+    "pdf": Format((".pdf",), pdf.read, seeks=True, isolated=True, is_document=True),
+    "docx": Format((".docx",), docx.read, seeks=True, isolated=True, is_document=True),
     "jsonl": Format((".jsonl", ".ndjson"), json_lines.read, is_table=True),
     "json": Format((".json",), json_lines.read_list, is_table=True, by_record=False),
     "csv": Format((".csv",), csv_tables.read_commas, is_table=True, by_record=False),

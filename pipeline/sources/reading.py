@@ -59,6 +59,7 @@ class Tally:
     """What was read of one source: its manifest's facts."""
 
     size_bytes: int = 0
+    rows: int = 0
     listing: hashlib._Hash = field(default_factory=hashlib.sha256)
     first: bytes = b""
     heads: array[int] = field(default_factory=lambda: array("Q"))
@@ -70,6 +71,12 @@ class Tally:
         self.first = self.first or digest
         self.heads.append(int.from_bytes(digest[:8]))
         self.listing.update(f"{digest.hex()}  {name}\n".encode())
+
+    def counted(self, readings: Iterable[Reading]) -> Iterator[Reading]:
+        """The same readings, counted."""
+        for reading in readings:
+            self.rows += 1
+            yield reading
 
     def facts(self) -> dict[str, str | int]:
         """The counts, and the sha256: of the one file, or of the list of digests and names that `sha256sum` prints."""

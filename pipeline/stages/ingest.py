@@ -5,17 +5,26 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.cleaning.rejections import Rejection
-from pipeline.documents import KINDS, Document, Record, digest_of_records, write_records, write_table
+from pipeline.documents import (
+    KINDS,
+    Document,
+    Record,
+    digest_of_records,
+    n_characters,
+    write_records,
+    write_table,
+)
 from pipeline.erasures import Erasures, honoured, load
 from pipeline.errors import ConfigurationError, DataError
 from pipeline.import_closure import code_of
 from pipeline.kept_files import KeptFiles, open_kept_files
+from pipeline.known_document import KnownDocument
 from pipeline.ledger import balance
 from pipeline.manifest import Draft, commit
 from pipeline.memo import code_digest
@@ -27,6 +36,7 @@ from pipeline.sources import samples as sample_files
 from pipeline.sources.catalogue import SPLITS, Entry, check_sources
 from pipeline.sources.corpus import Corpus
 from pipeline.sources.isolation import Isolation
+from pipeline.sources.known_files import open_known_files
 from pipeline.sources.records import check_fields
 from pipeline.sources.remembered import remembered_texts
 
@@ -91,21 +101,24 @@ def run(
     report: Report,
 ) -> None:
     """Read every source in order; write the records, count them by source, and keep what was refused."""
+    erased = load(erasures)
     with (
         keeping_rejections(quarantine, stage="ingest") as refused,
         remembered_texts() as memo,
         Isolation(memo=memo, children=compute.worker_count) as isolation,
+        open_known_files(asdict(params), erased, memo) as known,
         open_kept_files(
             "ingested_files", [code_of(write_table.__module__), code_digest(libraries=["pyarrow"])]
         ) as kept,
     ):
-        corpus = Corpus(isolation, note=report.note)
-        door = _Door(load(erasures), refused, forget=lambda text: memo.forget(text.encode("utf-8", "surrogatepass")))
+        corpus = Corpus(isolation, note=report.note, known=known)
+        door = _Door(erased, refused, forget=lambda text: memo.forget(text.encode("utf-8", "surrogatepass")))
         with commit(documents, "documents", params=params) as draft:
             write = partial(_write, kept, draft)
             by_source: Counter[str] = Counter()
             found = door.let_in(_documents(params, texts, corpus))
-            rows = write_table(_counted(found, by_source, report), Document, draft.path / "documents.parquet", write)
+            counted = _counted(found, by_source, report)
+            rows = write_table(counted, Document, draft.path / "documents.parquet", write, _characters)
             door.balance("documents", rows)
             draft.facts |= {"documents": rows, "by_source": dict(sorted(by_source.items()))}
             draft.facts["sources"] = dict(corpus.facts)
@@ -120,8 +133,8 @@ def run(
                 # The first two are there even when nobody asked: the models of params.yaml are fine-tuned on them.
                 datasets = sample_files.present(samples, kind)
                 if not datasets and kind in ("messages", "instructions"):
-                    known = ", ".join(name for name, each in sample_files.DATASETS.items() if each.kind == kind)
-                    raise ConfigurationError(f"{samples}: there is no folder of {kind} ({known}); put one back")
+                    names = ", ".join(name for name, each in sample_files.DATASETS.items() if each.kind == kind)
+                    raise ConfigurationError(f"{samples}: there is no folder of {kind} ({names}); put one back")
                 if not datasets and not params.entries(kind):
                     continue
                 found = door.let_in(_examples(params, kind, samples, corpus))
@@ -165,7 +178,16 @@ def _examples(params: Params, kind: str, samples: Path, corpus: Corpus) -> Itera
 
 def _write(kept: KeptFiles, draft: Draft, records: list[Any], kind: type[Any], path: Path) -> None:
     """A part of a table, the one that an earlier run wrote of the same records if there is one."""
-    kept.fill(draft, path, digest_of_records(records, kind), lambda place: write_records(records, kind, place))
+    digest = digest_of_records(records, kind)
+    kept.fill(draft, path, digest, lambda place: write_records(map(_whole, records), kind, place))
+
+
+def _whole(record: Any) -> Any:
+    return record.document() if isinstance(record, KnownDocument) else record
+
+
+def _characters(document: Document | KnownDocument) -> int:
+    return document.n_characters if isinstance(document, KnownDocument) else n_characters(document)
 
 
 class _Door:
@@ -190,9 +212,9 @@ class _Door:
         balance("ingest", kind, read=self._came, written=written, quarantined=len(self._refused) - self._refused_before)
 
 
-def _counted(records: Iterable[Record], by_source: Counter[str], report: Report) -> Iterator[Document]:
+def _counted(records: Iterable[Record], by_source: Counter[str], report: Report) -> Iterator[Document | KnownDocument]:
     for number, record in enumerate(records, start=1):
-        assert isinstance(record, Document)
+        assert isinstance(record, Document | KnownDocument)
         by_source[record.source] += 1
         if number % 2000 == 0:
             report.note(f"{number:,} documents read")

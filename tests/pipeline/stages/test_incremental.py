@@ -76,6 +76,7 @@ def test_with_a_memory_everything_is_as_without(
     fresh: Any, monkeypatch: pytest.MonkeyPatch, runs: list[tuple[dict[int, str], dict[str, Any]]]
 ) -> None:
     """Through any sequence of edits to corpus and rules, every artefact and every refusal is that of a full run."""
+    monkeypatch.setattr("pipeline.sources.known_files.SETTLED_NS", 0)
     monkeypatch.setattr("pipeline.documents.PART_CHARACTERS", 600)  # a document or two to a part
     held_out = fresh.path("evaluation_texts")
     for chosen, rules in runs:
