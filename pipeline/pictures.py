@@ -108,19 +108,24 @@ def draw_ranges(panels: Mapping[str, tuple[Values, float, float]], title: str, p
         shown = np.asarray(values, float)
         most = float(np.quantile(shown, 0.99)) if len(shown) else 1.0
         right = max(most, 1.2 * (high if np.isfinite(high) and high < 50 * max(most, 1e-9) else low), 1e-3)
-        axes.hist(np.clip(shown, 0, right), bins=40, range=(0, right), color="C0")
+        counts, edges = np.histogram(np.clip(shown, 0, right), bins=40, range=(0, right))
+        axes.stairs(counts, edges, fill=True, color="C0", snap=False)  # one shape, where hist draws forty
         axes.axvspan(low, min(high, right), color="C2", alpha=0.15)
         inside = float(np.mean((shown >= low) & (shown <= high))) if len(shown) else 0.0
         axes.set_title(f"{name}\n{inside:.0%} inside", fontsize=9)
         axes.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    # In inches: to find room for the labels by itself, as _save does, costs as much as drawing.
+    height = 2.6 * rows
+    figure.subplots_adjust(left=0.035, right=0.99, bottom=0.3 / height, top=1 - 0.75 / height, hspace=0.42, wspace=0.22)
+    _save(figure, path, fitted=True)
 
 
-def _save(figure: object, path: Path) -> None:
+def _save(figure: object, path: Path, fitted: bool = False) -> None:
     import matplotlib.pyplot as plt
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()  # type: ignore[attr-defined]
+    if not fitted:
+        figure.tight_layout()  # type: ignore[attr-defined]
     figure.savefig(path)  # type: ignore[attr-defined]
     plt.close(figure)  # type: ignore[arg-type]

@@ -198,7 +198,7 @@ def test_a_source_with_a_digest_is_read_in_full(fresh: Any, read: list[str]) -> 
     """Whoever states a sha256 wants the bytes to be held to it, every time."""
     fresh.run("ingest")
     digest = fresh.manifest("documents/ingested").facts["sources"]["texts"]["sha256"]
-    own = {"path": str(fresh.root / "texts"), "kind": "documents", "licence": "CC0", "origin": "", "sha256": digest}
+    own = {"path": str(fresh.root / "texts"), "kind": "documents", "licence": "CC0", "origin": "here", "sha256": digest}
     for _ in range(2):
         read.clear()
         fresh.run("ingest", sources=["own"], catalogue={"own": own})
