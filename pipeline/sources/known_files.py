@@ -45,6 +45,7 @@ _SCHEMA = pa.schema(
         pa.field("modified_ns", pa.int64(), nullable=False),
         pa.field("changed_ns", pa.int64(), nullable=False),
         pa.field("sha256", pa.binary(32), nullable=False),
+        pa.field("format", pa.large_string(), nullable=False),
         pa.field("id", pa.large_string(), nullable=False),
         pa.field("text_characters", pa.int64(), nullable=False),
     ]
@@ -59,6 +60,10 @@ class Looks(NamedTuple):
     modified_ns: int
     changed_ns: int
 
+    def settled(self) -> bool:
+        """Whether the file changed so long ago that it would look different if it had changed since."""
+        return time.time_ns() - max(self.modified_ns, self.changed_ns) > SETTLED_NS
+
 
 class KnownFile(NamedTuple):
     """A file as it looked, its digest, and the document that it gave: a row of what is remembered."""
@@ -69,6 +74,7 @@ class KnownFile(NamedTuple):
     modified_ns: int
     changed_ns: int
     sha256: bytes
+    format: str
     id: str
     text_characters: int
 
@@ -118,8 +124,7 @@ class KnownSource:
     def looked_up(self, files: Iterable[Found]) -> Iterator[tuple[Found, KnownFile | None]]:
         """The same files, sorted by name as they come, and what is known of each."""
         for found in files:
-            kind = None if found.reason else wrapping(found.name, self._named_format)
-            if kind is None or kind.compression or kind.archive or not FORMATS[kind.format].is_document:
+            if found.reason:
                 yield found, None
                 continue
             looks = looks_of(found.path)
@@ -127,7 +132,7 @@ class KnownSource:
             if known and known[1:5] == looks and known.id not in self._erased.documents:
                 yield found, known
                 continue
-            if looks and time.time_ns() - max(looks.modified_ns, looks.changed_ns) > SETTLED_NS:
+            if looks and looks.settled() and self._format_of(found.name):
                 self._looks[found.name] = looks
             yield found, None
 
@@ -138,7 +143,8 @@ class KnownSource:
     def remember(self, looks: Looks, sha256: str, document: Document) -> None:
         """Keep for the next run what a file gave; nothing of what is erased."""
         if not self._erased.cover(document):
-            self.keep(KnownFile(document.name, *looks, bytes.fromhex(sha256), document.id, len(document.text)))
+            form = self._format_of(document.name)
+            self.keep(KnownFile(document.name, *looks, bytes.fromhex(sha256), form, document.id, len(document.text)))
 
     def write(self) -> None:
         """Write down what is to be kept."""
@@ -146,14 +152,8 @@ class KnownSource:
             return
         self._writer.write_table(table_of(list(zip(*self._kept, strict=True)), _SCHEMA))
         # What the memory of texts holds for these files would be dropped, for nobody may have asked for it.
-        forms = [wrapping(known.name, self._named_format) for known in self._kept]
-        self._texts.keep(
-            [
-                digest_of_text(known.sha256, form.format, self._options)
-                for known, form in zip(self._kept, forms, strict=True)
-                if form and form.format != "text"
-            ]
-        )
+        parsed = [known for known in self._kept if known.format != "text"]
+        self._texts.keep([digest_of_text(known.sha256, known.format, self._options) for known in parsed])
         self._kept = []
 
     def keep(self, known: KnownFile) -> None:
@@ -161,6 +161,12 @@ class KnownSource:
         self._kept.append(known)
         if len(self._kept) >= _AT_ONCE:
             self.write()
+
+    def _format_of(self, name: str) -> str:
+        """The format of a file that is one document, going by its name; nothing for any other."""
+        kind = wrapping(name, self._named_format)
+        is_document = kind and not kind.compression and not kind.archive and FORMATS[kind.format].is_document
+        return kind.format if kind and is_document else ""
 
     def _known(self, name: str) -> KnownFile | None:
         while self._row and self._row.name < name:
