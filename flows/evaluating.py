@@ -196,8 +196,11 @@ def _data(request: Request) -> Path:
 
 
 def _key(request: Request, subject: Any, *settings: Any) -> str:
-    """What an evaluation's answers depend on, in one digest."""
-    return f"{request.suite}-{digest_of([subject.digest, *settings])[:32]}"
+    """What an evaluation's answers depend on, in one digest: the model, the settings, and the suite's code."""
+    from pipeline.import_closure import code_of
+
+    code = code_of(f"pipeline.evaluations.{request.suite.replace('-', '_')}")
+    return f"{request.suite}-{digest_of([subject.digest, code, *settings])[:32]}"
 
 
 def _progress(what: str, unit: str) -> Callable[[int, int], None]:

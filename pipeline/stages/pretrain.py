@@ -143,6 +143,9 @@ class Params:
             may_be_0 = self.depth is not None or (name == "steps" and self.init_from is not None)
             if getattr(self, name) < (not may_be_0):
                 raise ValueError(f"{name} must be at least 1" + (", or 0 with a depth" if self.depth else ""))
+        for name in ("n_layers", "n_heads", "d_model", "n_kv_heads", "d_ff"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must be at least 1, or null for what suits the rest")
         if self.mixture is not None and not (self.mixture and all(0 < w < math.inf for w in self.mixture.values())):
             raise ValueError("mixture must name at least one source, each with a weight above 0")
         if self.max_epochs is not None and (self.mixture is None or self.max_epochs <= 0):

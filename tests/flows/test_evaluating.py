@@ -78,6 +78,17 @@ def test_a_torn_record_gives_the_same_table(project: Path, capsys: pytest.Captur
     assert answers.read_bytes().endswith(whole)
 
 
+def test_edited_code_asks_again(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found by another version of the suite is not taken for this one's."""
+    cli.execute(["evaluate", "one", *CHOICE])
+    capsys.readouterr()
+    monkeypatch.setattr("pipeline.import_closure.code_of", lambda module: f"what it would be of {module}")
+    assert cli.execute(["evaluate", "one", *CHOICE]) == 0
+    assert "tokens/s" in capsys.readouterr().err
+
+
 def test_two_models_are_compared_item_by_item(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The difference has an interval of its own; a model does not differ from itself."""
     assert cli.execute(["evaluate", "one", *CHOICE, "--against", "two", "--json"]) == 0

@@ -236,6 +236,7 @@ def test_a_checkpoint_is_saved_every_so_many_seconds_and_two_are_kept(made: Any)
         ({"steps": 0, "warmup_steps": 0}, ConfigurationError, "steps must be at least 1"),
         ({"evaluation_windows": -1}, ConfigurationError, "evaluation_windows is -1, but must be at least 0"),
         ({"learning_rate": 0.0}, ConfigurationError, "learning_rate is 0.0, but must be above 0"),
+        ({"d_model": -8, "depth": 2}, ConfigurationError, "d_model must be at least 1, or null"),
         ({"clip_norm": -1.0, "depth": 2}, ConfigurationError, "clip_norm is -1.0, but must be at least 0"),
         (
             {"learning_rate": 1e6, "muon_learning_rate": 1e6, "steps": 40},
