@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, tee
+from itertools import groupby
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -90,22 +90,16 @@ class Corpus:
         with known_files.of_source(entry.format, _options(entry)) as known:
             for is_new, run in groupby(known.looked_up(files), key=lambda each: each[1] is None):
                 if is_new:
-                    read, again = tee(tally.counted(self._readings(entry, (found for found, _ in run), tally)))
-                    for reading, record in zip(read, records(source, entry, again), strict=True):
-                        looks = known.looks(reading.name)
-                        if looks and isinstance(record, Document):
-                            known.remember(looks, reading.sha256, record)
-                        yield record
+                    read = tally.counted(self._readings(entry, (found for found, _ in run), tally))
+                    yield from known.remembering(read, partial(records, source, entry))
                     continue
                 for found, file in run:
                     assert file is not None
                     known.keep(file)
                     tally.add(found.name, file.sha256, file.size_bytes)
                     tally.rows += 1
-                    again_from_file = partial(read_again, found, file.id)
-                    yield KnownDocument(
-                        file.id, source, found.name, entry.licence, entry.origin, file.text_characters, again_from_file
-                    )
+                    own = (file.id, source, found.name, entry.licence, entry.origin, file.text_characters)
+                    yield KnownDocument(*own, partial(read_again, found, file.id))
 
     def _of_hub(self, entry: Entry, key: str, tally: Tally) -> Iterator[Reading]:
         place = entry.path.removeprefix(HUB)

@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +25,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import manifest
+from pipeline.cleaning.rejections import Rejection
 from pipeline.columns import table_of
-from pipeline.documents import Document
+from pipeline.documents import Document, Record
 from pipeline.erasures import Erasures
 from pipeline.errors import HomegrownError
 from pipeline.import_closure import code_of
 from pipeline.memo import Memo, code_digest, place_of
 from pipeline.sources.formats import FORMATS, wrapping
 from pipeline.sources.locations import Found
+from pipeline.sources.reading import Reading
 from pipeline.sources.remembered import LIBRARIES, digest_of_text
 from pipeline.sources.rows import Options
 
@@ -119,6 +122,7 @@ class KnownSource:
         self._writer, self._erased, self._texts = writer, erased, texts
         self._named_format, self._options = named_format, options
         self._looks: dict[str, Looks] = {}
+        """Of files that are about to be read, what they looked like before."""
         self._kept: list[KnownFile] = []
 
     def looked_up(self, files: Iterable[Found]) -> Iterator[tuple[Found, KnownFile | None]]:
@@ -136,15 +140,18 @@ class KnownSource:
                 self._looks[found.name] = looks
             yield found, None
 
-    def looks(self, name: str) -> Looks | None:
-        """What the file of this name, which is being read, looked like before it was opened, if that tells anything."""
-        return self._looks.pop(name, None)
-
-    def remember(self, looks: Looks, sha256: str, document: Document) -> None:
-        """Keep for the next run what a file gave; nothing of what is erased."""
-        if not self._erased.cover(document):
-            form = self._format_of(document.name)
-            self.keep(KnownFile(document.name, *looks, bytes.fromhex(sha256), form, document.id, len(document.text)))
+    def remembering(
+        self, read: Iterable[Reading], records: Callable[[Iterator[Reading]], Iterator[Record | Rejection]]
+    ) -> Iterator[Record | Rejection]:
+        """One record or rejection for each reading, as `records` makes them; documents are kept for the next run."""
+        readings, again = tee(read)
+        for reading, record in zip(readings, records(again), strict=True):
+            looks = self._looks.pop(reading.name, None)
+            if looks and isinstance(record, Document) and not self._erased.cover(record):
+                form = self._format_of(reading.name)
+                sha256 = bytes.fromhex(reading.sha256)
+                self.keep(KnownFile(reading.name, *looks, sha256, form, record.id, len(record.text)))
+            yield record
 
     def write(self) -> None:
         """Write down what is to be kept."""
