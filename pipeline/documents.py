@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeVar
 
@@ -234,13 +235,13 @@ def part_name(number: int) -> str:
 
 
 @lru_cache(maxsize=8)
-def _columns(kind: type[Record]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
+def _columns_of(kind: type[Record]) -> Callable[[Record], tuple[str, ...]]:
+    return attrgetter(*(field.name for field in fields(kind)))
 
 
 def n_characters(record: Record) -> int:
     """How many characters the columns of a record hold."""
-    return sum([len(getattr(record, name)) for name in _columns(type(record))])
+    return sum(map(len, _columns_of(type(record))(record)))
 
 
 def in_parts(records: Iterable[R], size_of: Callable[[R], int] = n_characters) -> Iterator[list[R]]:

@@ -20,7 +20,7 @@ from pipeline.sources.download import fetched
 from pipeline.sources.formats import wrapping
 from pipeline.sources.isolation import Isolation
 from pipeline.sources.known_files import KnownFiles
-from pipeline.sources.locations import Found, changed, files_of, opened
+from pipeline.sources.locations import Found, OpenFile, changed, files_of
 from pipeline.sources.object_store import objects_of
 from pipeline.sources.reading import Reading, Tally, readings
 from pipeline.sources.records import columns_of, records
@@ -87,7 +87,7 @@ class Corpus:
             known_files.forget()
             raise changed(found.path)
 
-        with known_files.of_source(entry.format, _options(entry)) as known:
+        with known_files.of_source(_options(entry)) as known:
             for is_new, run in groupby(known.looked_up(files), key=lambda each: each[1] is None):
                 if is_new:
                     read = tally.counted(self._readings(entry, (found for found, _ in run), tally))
@@ -145,7 +145,7 @@ def _count_hub(place: str, key: str, tally: Tally) -> None:
         if any(part.startswith(".") for part in name.parts) or not path.is_file():
             continue
         digest = hashlib.sha256()
-        with opened(str(path.resolve())) as (file, size):
+        with OpenFile(str(path.resolve())) as (file, looks):
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
-        tally.add(name.as_posix(), digest.digest(), size)
+        tally.add(name.as_posix(), digest.digest(), looks.st_size)

@@ -59,10 +59,18 @@ class Wrapping:
     archive: str
     format: str
 
+    @property
+    def is_document(self) -> bool:
+        """Whether the file is one document as it lies there."""
+        return not self.compression and not self.archive and FORMATS[self.format].is_document
+
 
 def wrapping(name: str, named: str = "auto") -> Wrapping | None:
     """How to read a file of that name; None for one that is not read. `named` is a format that the user names."""
-    _, *suffixes = name.rpartition("/")[2].lower().rsplit(".", 3)
+    own = name[name.rfind("/") + 1 :].lower()
+    if own.count(".") == 1:  # nearly always, and quicker
+        return _wrapping(own[own.index(".") :], named)
+    _, *suffixes = own.rsplit(".", 3)
     return _wrapping("".join(f".{suffix}" for suffix in suffixes), named)
 
 

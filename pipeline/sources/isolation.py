@@ -106,14 +106,14 @@ class Isolation:
 
     def _try(self, path: str, place: _Identity, form: str, options: Options) -> tuple[bytes, bytes | None]:
         """The file's digest, and its text where the memo does not have it."""
-        from pipeline.sources.locations import opened
+        from pipeline.sources.locations import OpenFile
 
-        with opened(path) as (file, size_bytes):
+        with OpenFile(path) as (file, looks):
             digest = self._digest(file, form, options)
             known = self.memo is not None and self.memo.known([digest]) != [None]
             if known or _identity(os.fstat(file.fileno())) != place:
                 return digest, None
-            return digest, self._child().text(file, size_bytes, form, options)
+            return digest, self._child().text(file, looks.st_size, form, options)
 
     def _taken(self, found: Found, place: _Identity) -> Iterator[Found]:
         yield found

@@ -2,9 +2,9 @@
 
 A file that is one document (text, a web page, a PDF, a .docx) and looks the same need not be opened. What it looks like
 is its inode, its size, and when it and its inode were last changed, of which the latter follows the machine's clock and
-cannot be set. A file that changed in the two seconds before it was looked at might do so again and look no other, since
-FAT tells the time to two seconds, so it is read next time too (git calls that racy). DVC believes less than all this
-where it decides whether ingest runs at all.
+cannot be set. A file that changed less than two seconds before its source was begun might do so again and look no
+other, since FAT tells the time to two seconds, so it is read next time too (git calls that racy). DVC believes less
+than all this where it decides whether ingest runs at all.
 
 What is remembered lies in the order in which the files come, so each run walks through the one before it, and memory
 does not grow with the corpus.
@@ -32,7 +32,6 @@ from pipeline.erasures import Erasures
 from pipeline.errors import HomegrownError
 from pipeline.import_closure import code_of
 from pipeline.memo import Memo, code_digest, place_of
-from pipeline.sources.formats import FORMATS, wrapping
 from pipeline.sources.locations import Found
 from pipeline.sources.reading import Reading
 from pipeline.sources.remembered import LIBRARIES, digest_of_text
@@ -63,9 +62,10 @@ class Looks(NamedTuple):
     modified_ns: int
     changed_ns: int
 
-    def settled(self) -> bool:
-        """Whether the file changed so long ago that it would look different if it had changed since."""
-        return time.time_ns() - max(self.modified_ns, self.changed_ns) > SETTLED_NS
+    @classmethod
+    def of(cls, found: os.stat_result) -> Looks:
+        """Those of a file that was asked for them."""
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class KnownFile(NamedTuple):
@@ -91,12 +91,12 @@ class KnownFiles:
         self._sources = 0
 
     @contextmanager
-    def of_source(self, named_format: str, options: Options) -> Iterator[KnownSource]:
+    def of_source(self, options: Options) -> Iterator[KnownSource]:
         """Those of the next source; the sources come in the same order each time."""
         table = f"{self._sources:06d}.parquet"
         self._sources += 1
         with pq.ParquetWriter(self._now / table, _SCHEMA, compression="lz4") as writer:
-            known = KnownSource(self._before / table, writer, self._erased, self._texts, named_format, options)
+            known = KnownSource(self._before / table, writer, self._erased, self._texts, options)
             yield known
             known.write()
 
@@ -114,31 +114,21 @@ class KnownSource:
         writer: pq.ParquetWriter,
         erased: Erasures,
         texts: Memo,
-        named_format: str,
         options: Options,
     ) -> None:
         self._rows = _rows(before)
         self._row = next(self._rows, None)
-        self._writer, self._erased, self._texts = writer, erased, texts
-        self._named_format, self._options = named_format, options
-        self._looks: dict[str, Looks] = {}
-        """Of files that are about to be read, what they looked like before."""
+        self._writer, self._erased, self._texts, self._options = writer, erased, texts, options
+        self._settled_ns = time.time_ns() - SETTLED_NS
         self._kept: list[KnownFile] = []
 
     def looked_up(self, files: Iterable[Found]) -> Iterator[tuple[Found, KnownFile | None]]:
         """The same files, sorted by name as they come, and what is known of each."""
         for found in files:
-            if found.reason:
-                yield found, None
-                continue
-            looks = looks_of(found.path)
-            known = self._known(found.name)
-            if known and known[1:5] == looks and known.id not in self._erased.documents:
-                yield found, known
-                continue
-            if looks and looks.settled() and self._format_of(found.name):
-                self._looks[found.name] = looks
-            yield found, None
+            known = None if found.reason else self._known(found.name)
+            if known and (known[1:5] != looks_of(found.path) or known.id in self._erased.documents):
+                known = None
+            yield found, known
 
     def remembering(
         self, read: Iterable[Reading], records: Callable[[Iterator[Reading]], Iterator[Record | Rejection]]
@@ -146,11 +136,12 @@ class KnownSource:
         """One record or rejection for each reading, as `records` makes them; documents are kept for the next run."""
         readings, again = tee(read)
         for reading, record in zip(readings, records(again), strict=True):
-            looks = self._looks.pop(reading.name, None)
-            if looks and isinstance(record, Document) and not self._erased.cover(record):
-                form = self._format_of(reading.name)
-                sha256 = bytes.fromhex(reading.sha256)
-                self.keep(KnownFile(reading.name, *looks, sha256, form, record.id, len(record.text)))
+            if reading.format and reading.found and isinstance(record, Document):
+                looks = Looks.of(reading.found)
+                settled = max(looks.modified_ns, looks.changed_ns) < self._settled_ns
+                if settled and not (self._erased and self._erased.cover(record)):
+                    sha256 = bytes.fromhex(reading.sha256)
+                    self.keep(KnownFile(reading.name, *looks, sha256, reading.format, record.id, len(record.text)))
             yield record
 
     def write(self) -> None:
@@ -168,12 +159,6 @@ class KnownSource:
         self._kept.append(known)
         if len(self._kept) >= _AT_ONCE:
             self.write()
-
-    def _format_of(self, name: str) -> str:
-        """The format of a file that is one document, going by its name; nothing for any other."""
-        kind = wrapping(name, self._named_format)
-        is_document = kind and not kind.compression and not kind.archive and FORMATS[kind.format].is_document
-        return kind.format if kind and is_document else ""
 
     def _known(self, name: str) -> KnownFile | None:
         while self._row and self._row.name < name:
@@ -200,10 +185,9 @@ def open_known_files(params: Mapping[str, Any], erased: Erasures, texts: Memo) -
 def looks_of(path: str) -> Looks | None:
     """What a file looks like now; None if it cannot be told."""
     try:
-        found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 (a Path for each file costs more)
+        return Looks.of(os.stat(path, follow_symlinks=False))  # noqa: PTH116 (a Path for each file costs more)
     except OSError:
         return None
-    return Looks(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _rows(table: Path) -> Iterator[KnownFile]:

@@ -27,7 +27,7 @@ from pipeline.memo import Memo
 from pipeline.sources import archives, compression
 from pipeline.sources.formats import FORMATS, Format, Wrapping, wrapping
 from pipeline.sources.isolation import Isolation
-from pipeline.sources.locations import DOTTED, Found, changed, opened
+from pipeline.sources.locations import DOTTED, Found, OpenFile, changed
 from pipeline.sources.remembered import digest_of_file
 from pipeline.sources.rows import (
     BLOCK_BYTES,
@@ -52,6 +52,10 @@ class Reading:
     name: str
     row: Row | Refusal
     sha256: str
+    found: os.stat_result | None = None
+    """What the file looked like when it was opened."""
+    format: str = ""
+    """Of a file that is one document, its format."""
 
 
 @dataclass
@@ -135,7 +139,8 @@ def _unread(name: str) -> str:
 def _file(found: Found, kind: Wrapping, reader: _Reader, tally: Tally) -> Iterator[Reading]:
     digest = hashlib.sha256()
     try:
-        with opened(found.path) as (raw, size):
+        with OpenFile(found.path) as (raw, looks):
+            size, form = looks.st_size, kind.format if kind.is_document else ""
             stream: BinaryIO = raw
             if size <= SMALL_FILE_BYTES:
                 content = raw.read(size + 1)
@@ -152,7 +157,7 @@ def _file(found: Found, kind: Wrapping, reader: _Reader, tally: Tally) -> Iterat
             tally.add(found.name, digest.digest(), size)
             n_rows = 0
             for name, row in reader.rows(stream, found.name, kind, Budget.of(size), size):
-                yield Reading(name, row, sha256)
+                yield Reading(name, row, sha256, looks, form)
                 n_rows += 1
             if not n_rows:
                 yield Reading(found.name, Refusal("holds no record"), sha256)

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.sources import isolation as isolation_module
 from pipeline.sources.isolation import Isolation
-from pipeline.sources.locations import Found, opened
+from pipeline.sources.locations import Found, OpenFile
 from pipeline.sources.rows import Options, RefusedError, Row
 
 OPTIONS = Options()
@@ -47,9 +47,9 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def said(isolation: Isolation, files: Iterable[Found]) -> Iterator[str]:
     """The text of each file, or why it was refused."""
     for found in isolation.ahead(files, lambda _: "docx", OPTIONS):
-        with opened(found.path) as (file, size):
+        with OpenFile(found.path) as (file, looks):
             try:
-                [row] = isolation.rows(file, size, "docx", OPTIONS)
+                [row] = isolation.rows(file, looks.st_size, "docx", OPTIONS)
                 assert isinstance(row, Row)
                 yield str(row.values["text"])
             except RefusedError as refusal:

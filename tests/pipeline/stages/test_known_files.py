@@ -14,7 +14,7 @@ from pipeline.documents import Document, read_records
 from pipeline.erasures import text_digest
 from pipeline.errors import IntegrityError
 from pipeline.sources import html, known_files, reading
-from pipeline.sources.locations import opened
+from pipeline.sources.locations import OpenFile
 
 INGESTED = ("documents/ingested", "examples/ingested", "quarantine/ingest")
 COUNT = 40  # files of the small project
@@ -33,9 +33,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noting(path: str) -> Any:
         names.append(Path(path).name)
-        return opened(path)
+        return OpenFile(path)
 
-    monkeypatch.setattr(reading, "opened", noting)
+    monkeypatch.setattr(reading, "OpenFile", noting)
     return names
 
 
@@ -123,8 +123,7 @@ def test_a_file_that_lies_stops_the_run_once(fresh: Any, read: list[str], monkey
     ingested(fresh, read)
     (fresh.root / "texts" / "cat-barn.txt").write_text("It is another now.")
     with monkeypatch.context() as patched:
-        patched.setattr(known_files, "looks_of", lambda path: looks[Path(path).name])
-        looks = {p.name: known_files.Looks(1, 1, 1, 1) for p in (fresh.root / "texts").iterdir()}
+        patched.setattr(known_files.Looks, "of", lambda found: known_files.Looks(found.st_ino, 1, 1, 1))
         shutil.rmtree(fresh.path("scratch/memo"))
         fresh.run("ingest")
         before = fresh.manifest("documents/ingested")
