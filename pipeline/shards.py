@@ -198,7 +198,7 @@ class TokenRow:
         Whoever reads many windows asks for their places at once: one at a time it costs a seventh of the reading.
         """
         ends = np.array(self._ends)
-        numbers = self._of_block[starts // BLOCK_TOKENS]  # a binary search takes five times as long
+        numbers = self._of_block[starts // BLOCK_TOKENS]  # of thirty, a binary search takes seven times as long
         while (beyond := starts >= ends[numbers]).any():
             numbers += beyond
         within = starts - np.take(self._firsts, numbers)
