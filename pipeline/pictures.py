@@ -118,14 +118,17 @@ def draw_ranges(panels: Mapping[str, tuple[Values, float, float]], title: str, p
     # In inches: to find room for the labels by itself, as _save does, costs as much as drawing.
     height = 2.6 * rows
     figure.subplots_adjust(left=0.035, right=0.99, bottom=0.3 / height, top=1 - 0.75 / height, hspace=0.42, wspace=0.22)
-    _save(figure, path, fitted=True)
+    _write(figure, path)
 
 
-def _save(figure: object, path: Path, fitted: bool = False) -> None:
+def _save(figure: object, path: Path) -> None:
+    figure.tight_layout()  # type: ignore[attr-defined]
+    _write(figure, path)
+
+
+def _write(figure: object, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not fitted:
-        figure.tight_layout()  # type: ignore[attr-defined]
     figure.savefig(path)  # type: ignore[attr-defined]
     plt.close(figure)  # type: ignore[arg-type]
